@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -105,9 +106,7 @@ def dtype_name(dtype: Any, tensor: str = "") -> str:
     Raises:
         SpecError: It is none this library transfers.
     """
-    text = str(dtype)
-    if text.startswith("torch."):
-        text = text[len("torch.") :]
+    text = str(dtype).removeprefix("torch.")
     if text in _NUMERIC or text == "bfloat16" or _TEXT.fullmatch(text):
         return text
     try:
@@ -118,18 +117,17 @@ def dtype_name(dtype: Any, tensor: str = "") -> str:
         return f"utf8[{max(found.itemsize, DEFAULT_TEXT_BYTES)}]"
     if found.name not in _NUMERIC or not found.isnative:
         raise SpecError(f"{tensor!r}: dtype {text!r} cannot be transferred; expected {DTYPES_TEXT}, in this machine's byte order")
-    return found.name
+    return str(found.name)
 
 
 def refuse_nan(array: np.ndarray, label: str) -> None:
     """Raise SpecError if ``array`` holds a NaN. Infinity passes: depth cameras return it.
 
-    One product x·x reads the array once and is NaN, the only value unequal to itself, if an element is. (inf·inf is inf; a
+    One product x·x reads the array once and is NaN if an element is. (inf·inf is inf; a
     complex infinity can give NaN too, so the elements are looked at before anyone is blamed.)
     """
     flat = array.ravel()
-    product = np.vdot(flat, flat)
-    if product == product:
+    if not cmath.isnan(np.vdot(flat, flat)):
         return
     rows = np.unique(np.argwhere(np.isnan(array))[:, 0]).tolist()
     if rows:
@@ -183,7 +181,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = flatten(value, f"{name}/") if isinstance(value, Mapping) else {name: value}
         twice = flat.keys() & inner.keys()
         if twice:
-            raise SpecError(f"{sorted(twice)[0]!r} is there twice, nested and flat; keep one")
+            raise SpecError(f"{min(twice)!r} is there twice, nested and flat; keep one")
         flat.update(inner)
     return flat
 

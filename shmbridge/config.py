@@ -1,0 +1,100 @@
+"""Configuration of policies and environments: from a YAML file, overridden by flags, checked against a typed class."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shmbridge.errors import SpecError
+from shmbridge.spec import nearest
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        SpecError: The file is missing, is no YAML, or holds something else than a mapping.
+    """
+    import yaml  # slow to import, and needed by commands only
+
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"configuration {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"configuration {path} is no YAML: {error}") from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise SpecError(f"configuration {path} must hold 'key: value' lines, it holds a {type(loaded).__name__}")
+    return loaded or {}
+
+
+def field_names(config_type: type) -> list[str]:
+    """Return the names of a dataclass's or ``msgspec.Struct``'s fields."""
+    if dataclasses.is_dataclass(config_type):
+        return [field.name for field in dataclasses.fields(config_type)]
+    return [field.name for field in msgspec.structs.fields(config_type)]
+
+
+def build_config(config_type: type | None, values: Mapping[str, Any], owner: str) -> Any:
+    """Return an instance of ``config_type`` made of ``values``, or None where there is neither.
+
+    Args:
+        config_type: A dataclass or ``msgspec.Struct``; None where the owner takes no configuration.
+        values: By field name. Texts are converted where the field is a number or a truth value.
+        owner: Who is configured, for messages.
+
+    Raises:
+        SpecError: A key is unknown, one is missing, or a value has the wrong type.
+    """
+    if config_type is None:
+        if values:
+            raise SpecError(f"{owner} takes no configuration, but was given {', '.join(sorted(values))}")
+        return None
+    names = field_names(config_type)
+    for key in values:
+        if key not in names:
+            raise SpecError(f"{owner} has no setting {key!r}{'; ' + hint if (hint := nearest(key, names)) else ''}. There are: {', '.join(names)}")
+    try:
+        return msgspec.convert(dict(values), config_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"configuration of {owner}: {error}") from None
+
+
+def values_from_flags(flags: Sequence[str], owner: str) -> dict[str, Any]:
+    """Return ``--key value``, ``--key=value`` and bare ``--key`` (true) as a mapping. Values are read as YAML would.
+
+    Raises:
+        SpecError: A word belongs to no flag.
+    """
+    values: dict[str, Any] = {}
+    words = list(flags)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise SpecError(f"{word!r} belongs to no flag of {owner}")
+        key, mark, value = word[2:].partition("=")
+        if not mark:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        values[key.replace("-", "_")] = _parse(value)
+    return values
+
+
+def config_digest(config: Any) -> str:
+    """Return a SHA-256 of a configuration, equal for equal settings however they were given."""
+    plain = json.dumps(msgspec.to_builtins(config), sort_keys=True, default=str)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _parse(text: str) -> Any:
+    import yaml  # as above
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,246 @@
+"""How a client finds a host, waits for it, and shakes hands."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from shmbridge.arrays import arrays_of_kind
+from shmbridge.client import DEFAULT_TIMEOUT, Client
+from shmbridge.errors import AuthenticationError, HostNotFoundError, RemoteProtocolError, SpecError, TimedOutError
+from shmbridge.memory import naming
+from shmbridge.memory.posix import libc_version
+from shmbridge.memory.waiting import Deadline
+from shmbridge.messages import PROTOCOL_VERSION, AnyMessage, Description, Failure, Hello, Query, Status, Welcome, exception_from_failure
+from shmbridge.policy import Policy, PolicySpecs
+from shmbridge.session import Offer, PolicySession, agree, warm_up
+from shmbridge.spec import TensorSpec, as_tuple_of_specs, check_agreement, nearest, specs_from_example, specs_from_space
+from shmbridge.transport.base import DEFAULT_SLOTS, Agreement, Connection, OnStatus, parse_address
+from shmbridge.transport.control import Control
+from shmbridge.transport.listener import check_same_user, user_name
+from shmbridge.transport.local import LocalConnection
+from shmbridge.transport.shm import ShmConnection
+from shmbridge.transport.stream import Stream, peer_credentials
+from shmbridge.version import __version__
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_START_TIMEOUT = 300.0
+_RETRY_SECONDS = 0.05
+_PATIENCE_SECONDS = 0.5
+
+
+def connect(
+    host: str | Policy,
+    *,
+    example: Mapping[str, Any] | None = None,
+    observation_space: Any = None,
+    observation_specs: Iterable[TensorSpec] | None = None,
+    action_specs: Iterable[TensorSpec] | None = None,
+    num_envs: int | None = None,
+    slots: int = DEFAULT_SLOTS,
+    timeout: float = DEFAULT_TIMEOUT,
+    start_timeout: float = DEFAULT_START_TIMEOUT,
+    array: str = "numpy",
+    device: Any = None,
+    policy_type: str | None = None,
+    config_digest: str | None = None,
+    on_status: OnStatus | None = None,
+) -> Client:
+    """Open a session with a policy: in a host of this machine, or in this process.
+
+    Args:
+        host: ``shm://NAME``, or a policy to run here, in the caller's thread.
+        example, observation_space, observation_specs: What can be observed; give exactly one. An example has the batch axis that
+            ``num_envs`` says; a gymnasium space and specs describe a single environment.
+        action_specs: What the simulator takes, compared with what the policy gives; None takes anything.
+        num_envs: Length of the batch axis in front of every array; None means there is none, in or out.
+        slots: Observations that may be under way; two suffice for lockstep, three for pipelining.
+        timeout: Seconds per request, unless a call says otherwise.
+        start_timeout: Seconds for finding the host and for all it does before it is ready.
+        array: ``numpy`` or ``torch``: what comes out. With ``torch``, tensors of any device go in.
+        device: With ``torch``: where the actions are to lie.
+        policy_type, config_digest: What must run there; None for anything. Not compared for a policy in this process.
+        on_status: Called with each state the host reports while it is not ready.
+
+    Raises:
+        SpecError: Both sides do not fit; the text shows both. Nothing was begun.
+        HostNotFoundError, TimedOutError: No host came up, or it was not ready in time.
+        AuthenticationError, HostBusyError, SharedMemoryFullError, PolicyError: The host's refusal.
+    """
+    observation = _offered_specs(example, observation_space, observation_specs, num_envs)
+    offer = Offer(observation, num_envs or 1, slots, None if action_specs is None else as_tuple_of_specs(action_specs, "action"))
+    arrays = arrays_of_kind(array, device)
+    if isinstance(host, Policy):
+        connection: Connection = connect_local(host, offer)
+    else:
+        name = parse_address(host).name
+        connection = connect_shm(name, offer, start_timeout, policy=policy_type, config_digest=config_digest, on_status=on_status)
+    return Client(connection, offered=[spec.name for spec in observation], batched=num_envs is not None, timeout=timeout, arrays=arrays)
+
+
+def connect_local(policy: Policy, offer: Offer, policy_name: str | None = None) -> LocalConnection:
+    """Open a session with a policy in this process. The policy stays the caller's to close.
+
+    Raises:
+        SpecError, PolicyRaisedError: As from a host.
+    """
+    agreement = agree(policy, policy_name or type(policy).__name__, "", offer)
+    warm_up(policy, agreement)
+    return LocalConnection(agreement, PolicySession(policy, agreement).answer)
+
+
+def connect_shm(
+    name: str, offer: Offer, start_timeout: float, *, policy: str | None = None, config_digest: str | None = None, on_status: OnStatus | None = None
+) -> ShmConnection:
+    """Open a session with the host called ``name`` on this machine.
+
+    Args:
+        name: The host's name.
+        offer: What the simulator brings.
+        start_timeout: Seconds for everything: a host that does not exist yet, one that is loading, one that warms up.
+        policy: Name of the policy that must run there; None for any.
+        config_digest: Digest of its configuration; None for any.
+        on_status: Called with each state the host reports while it is not ready.
+
+    Raises:
+        HostNotFoundError: No host came up in time.
+        TimedOutError: The host was not ready in time.
+        AuthenticationError: It belongs to another user.
+        HostBusyError, SpecError, SharedMemoryFullError, PolicyError: The host's refusal.
+    """
+    deadline = Deadline(start_timeout)
+    peer = f"host {name!r}"
+    control = Control(_knock(name, deadline), peer)
+    try:
+        control.say(_hello(offer, policy, config_digest))
+        welcome = _await_welcome(control, deadline, on_status or (lambda status: None))
+        return ShmConnection(control, welcome, _agreement(welcome, offer), peer)
+    except BaseException:
+        control.close()
+        raise
+
+
+def describe_host(name: str, timeout: float = 1.0) -> Description:
+    """Ask a host who it is and whom it serves, without a session.
+
+    Raises:
+        HostNotFoundError: It is not there.
+        TimedOutError: It does not answer.
+    """
+    deadline = Deadline(timeout)
+    control = Control(_knock(name, Deadline(0.0)), f"host {name!r}")
+    try:
+        control.say(Query())
+        answer = control.hear(deadline, "asking who it is")
+    finally:
+        control.close()
+    if isinstance(answer, Failure):
+        raise exception_from_failure(answer)
+    if not isinstance(answer, Description):
+        raise RemoteProtocolError(f"host {name!r} answered a query with {type(answer).__name__}")
+    return answer
+
+
+def _offered_specs(example: Any, space: Any, specs: Iterable[TensorSpec] | None, num_envs: int | None) -> tuple[TensorSpec, ...]:
+    given = [way for way in (example, space, specs) if way is not None]
+    if len(given) != 1:
+        raise SpecError("say once what can be observed: example=, observation_space= or observation_specs=")
+    if example is not None:
+        found = specs_from_example(example, num_envs)
+    else:
+        found = specs_from_space(space) if specs is None else as_tuple_of_specs(specs, "observation")
+    if not found:
+        raise SpecError("there is nothing to observe: not a single tensor is offered")
+    return found
+
+
+def _knock(name: str, deadline: Deadline) -> Stream:
+    """Return a connection to a host of our own user, waiting for one that is still starting."""
+    path = naming.socket_path(naming.check_name(name))
+    told = False
+    while (sock := _try_to_connect(path)) is None:
+        if deadline.passed:
+            raise HostNotFoundError(_nobody_there(name, deadline))
+        if not told and deadline.timeout - deadline.remaining > _PATIENCE_SECONDS:
+            logger.warning("waiting up to %.0f s for host %r; start it with: shmbridge serve --name %s …", deadline.timeout, name, name)
+            told = True
+        time.sleep(min(_RETRY_SECONDS, deadline.remaining))
+    try:
+        check_same_user(peer_credentials(sock).uid, f"host {name!r}", path)
+    except BaseException:
+        sock.close()
+        raise
+    return Stream(sock)
+
+
+def _try_to_connect(path: str) -> socket.socket | None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+            return None  # not there yet; there, but its host is dead; there, but its queue is full
+        if isinstance(error, PermissionError):
+            text = f"{path} belongs to {user_name(os.stat(path).st_uid)}, this process runs as {user_name(os.geteuid())}: run both sides as the same user"
+            raise AuthenticationError(text) from None
+        raise
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _nobody_there(name: str, deadline: Deadline) -> str:
+    others = [other for other in naming.host_names() if other != name]
+    dead = f"{naming.socket_path(name)} is there, but its host is dead; " if os.path.exists(naming.socket_path(name)) else ""
+    here = f"in this {naming.SHM} there are: {', '.join(others)}; {nearest(name, others)}" if others else f"this {naming.SHM} has no hosts at all"
+    return (
+        f"no host called {name!r} came up within {deadline.timeout:.1f} s ({dead}{here.rstrip('; ')}). Start it with: shmbridge serve --name {name} --policy_type …, "
+        f"and if it runs in another container, mount one tmpfs at {naming.SHM} in both"
+    )
+
+
+def _hello(offer: Offer, policy: str | None, config_digest: str | None) -> Hello:
+    return Hello(
+        protocol=PROTOCOL_VERSION,
+        version=__version__,
+        libc=libc_version(),
+        client=f"client {os.getpid()} on {socket.gethostname()}",
+        num_envs=offer.num_envs,
+        slots=offer.slots,
+        observation=list(offer.observation),
+        action=None if offer.action is None else list(offer.action),
+        policy=policy,
+        config_digest=config_digest,
+    )
+
+
+def _await_welcome(control: Control, deadline: Deadline, on_status: OnStatus) -> Welcome:
+    state = "saying hello"
+    while True:
+        message: AnyMessage = control.hear(deadline, state)
+        if isinstance(message, Welcome):
+            return message
+        if isinstance(message, Failure):
+            raise exception_from_failure(message)
+        if isinstance(message, Status):
+            state = f"which is {message.state.value} for {message.seconds:.0f} s"
+            on_status(message)
+        else:
+            raise TimedOutError(f"the host ended the handshake ({type(message).__name__}); try again")
+
+
+def _agreement(welcome: Welcome, offer: Offer) -> Agreement:
+    """Return what a welcome says, checked against what was offered: sizes are computed from this, never taken over."""
+    if welcome.slots != offer.slots or welcome.generation < 1:
+        raise RemoteProtocolError(f"asked for {offer.slots} slots, the host answered {welcome.slots} in generation {welcome.generation}")
+    check_agreement(offer.observation, welcome.observation, left="offered by the simulator", right="in the host's welcome")
+    specs = PolicySpecs(welcome.observation, welcome.action, welcome.horizon)
+    return Agreement(welcome.generation, welcome.policy, welcome.config_digest, specs, offer.num_envs, offer.slots)

@@ -1,0 +1,333 @@
+"""The host's I/O thread: it alone owns the sockets, and answers while the policy infers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from shmbridge.errors import AuthenticationError, ClosedError, HostBusyError, RemoteProtocolError, ShmbridgeError, SpecError
+from shmbridge.host_worker import ServedPolicy, ServedSession, Worker
+from shmbridge.memory.posix import libc_version
+from shmbridge.messages import (
+    PROTOCOL_VERSION,
+    AnyMessage,
+    Attached,
+    ClientDescription,
+    Close,
+    Description,
+    Hello,
+    Ping,
+    Query,
+    Stop,
+    failure_from_exception,
+)
+from shmbridge.protocol import Conversation, Role, State
+from shmbridge.session import Offer
+from shmbridge.spec import nearest
+from shmbridge.transport.listener import LocalListener, check_same_user
+from shmbridge.transport.stream import Credentials, Stream
+from shmbridge.version import __version__
+
+logger = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What a host allows.
+
+    Attributes:
+        max_sessions: Clients served at a time. A further one is refused by name.
+        timeout: Seconds a client may take over its part of the handshake or a half-sent message.
+        idle_timeout: Seconds after which a session that asks for nothing is ended; None for never.
+        remote_kill: Whether a client may stop the host.
+    """
+
+    max_sessions: int = 1
+    timeout: float = 5.0
+    idle_timeout: float | None = None
+    remote_kill: bool = True
+
+
+class Guest:
+    """One connection: its stream, where the conversation stands, and its session once there is one."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.conversation = Conversation(Role.HOST)
+        self.since = time.monotonic()
+        self.name = "a client that has not said hello"
+        self.hello: Hello | None = None
+        self.served: ServedSession | None = None
+
+    @property
+    def occupies(self) -> bool:
+        """Whether it counts as a client: it said hello and is still here."""
+        return self.hello is not None and self.conversation.state is not State.ENDED
+
+    @property
+    def dawdles(self) -> bool:
+        """Whether the next word is the guest's: before hello, and between welcome and attached."""
+        return self.conversation.state in (State.CONNECTED, State.WELCOMED) or self.conversation.is_mid_message
+
+
+class HostControl:
+    """Accepts clients, tells them the host's state, and notices when they are gone.
+
+    Args:
+        listener: Where clients knock; closed when this ends.
+        worker: Opens, answers and drops sessions.
+        policy: Compared with what a client expects, if it says.
+        settings: What is allowed to whom.
+        on_stop: Called once when this ends, for whatever reason.
+    """
+
+    def __init__(self, listener: LocalListener, worker: Worker, policy: ServedPolicy, settings: HostSettings, on_stop: Callable[[], None]) -> None:
+        self._listener, self._worker, self._policy = listener, worker, policy
+        self._settings, self._on_stop = settings, on_stop
+        self._pushed = 0.0
+        self._guests: list[Guest] = []
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._do_jobs)
+        self._stopping = False
+        self._reason = "the host is stopping"
+        self._thread = threading.Thread(target=self._run, name="shmbridge control", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def post(self, job: Callable[[], None]) -> None:
+        """Run ``job`` on the I/O thread. Any thread may call it."""
+        self._jobs.append(job)
+        os.eventfd_write(self._wake, 1)
+
+    def stop(self, timeout: float) -> None:
+        """Say goodbye to everyone and wait until the sockets are closed."""
+        self.post(self._stop)
+        self._thread.join(timeout)
+
+    def refuse_all(self, error: ShmbridgeError) -> None:
+        """Tell everyone why nobody will be served. Any thread may call it."""
+
+        def refuse() -> None:
+            for guest in list(self._guests):
+                self._refuse(guest, error)
+
+        self.post(refuse)
+
+    def tell_status(self) -> None:
+        """Push the host's state to those who wait for a welcome. Any thread may call it."""
+        self.post(self._push_status)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                for key, events in self._selector.select(_TICK_SECONDS):
+                    self._serve(key, events)
+                self._tick()
+        finally:
+            for guest in list(self._guests):
+                self._end(guest, self._reason, Close(self._reason))
+            self._selector.close()
+            self._listener.close()
+            self._on_stop()
+
+    def _serve(self, key: selectors.SelectorKey, events: int) -> None:
+        if isinstance(key.data, Guest):
+            self._converse(key.data)
+        else:
+            key.data()
+
+    def _do_jobs(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._jobs:
+            self._jobs.popleft()()
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _accept(self) -> None:
+        accepted = self._listener.accept()
+        if accepted is None:
+            return
+        stream, credentials = accepted
+        guest = Guest(stream)
+        self._guests.append(guest)
+        self._selector.register(stream, selectors.EVENT_READ, guest)
+        self._check_user(guest, credentials)
+
+    def _check_user(self, guest: Guest, credentials: Credentials) -> None:
+        try:
+            check_same_user(credentials.uid, "the client", f"host {self._listener.name!r}")
+        except AuthenticationError as error:
+            self._refuse(guest, error)
+
+    def _converse(self, guest: Guest) -> None:
+        try:
+            guest.stream.flush()
+            data = guest.stream.receive()
+            if data == b"":
+                self._lose(guest)
+            for message in guest.conversation.receive(data or b""):
+                self._react(guest, message)
+            self._watch(guest)
+        except ShmbridgeError as error:
+            self._refuse(guest, error)
+        except OSError as error:
+            self._end(guest, f"its connection broke: {error.strerror}")
+
+    def _watch(self, guest: Guest) -> None:
+        if guest in self._guests:
+            self._selector.modify(guest.stream, selectors.EVENT_READ | (selectors.EVENT_WRITE if guest.stream.wants_to_write else 0), guest)
+
+    def _react(self, guest: Guest, message: AnyMessage) -> None:
+        reactions = {Hello: self._hello, Attached: self._attached, Ping: self._ping, Stop: self._stop_asked, Query: self._query, Close: self._goodbye}
+        react = cast("Callable[[Guest, AnyMessage], None]", reactions[type(message)])
+        react(guest, message)
+
+    def _hello(self, guest: Guest, hello: Hello) -> None:
+        self._check_hello(hello)
+        guest.hello, guest.name = hello, _printable(hello.client)
+        self._push_status()
+        offer = Offer(hello.observation, hello.num_envs, hello.slots, hello.action)
+        self._worker.post(lambda: self._open_on_worker(guest, offer))
+
+    def _check_hello(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            text = f"the client (shmbridge {hello.version}) speaks protocol {hello.protocol}, this host (shmbridge {__version__}) {PROTOCOL_VERSION}: install one version on both sides"
+            raise RemoteProtocolError(text)
+        if "glibc" not in hello.libc or "glibc" not in libc_version():
+            raise RemoteProtocolError(f"the client has {hello.libc}, this host {libc_version()}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
+        serving = [guest for guest in self._guests if guest.occupies]
+        if len(serving) >= self._settings.max_sessions:
+            names = ", ".join(f"{guest.name} for {time.monotonic() - guest.since:.0f} s" for guest in serving)
+            raise HostBusyError(f"host {self._listener.name!r} takes {self._settings.max_sessions} client(s) at a time and serves {names}; wait, or start a second host under another --name")
+        self._check_expectation("--policy_type", hello.policy, self._policy.name)
+        self._check_expectation("the digest of the policy's configuration", hello.config_digest, self._policy.config_digest)
+
+    def _check_expectation(self, what: str, expected: str | None, found: str) -> None:
+        if expected is not None and expected != found:
+            hint = nearest(expected, [found])
+            raise SpecError(f"host {self._listener.name!r} runs another policy than expected: {what} here is {expected!r}, there {found!r} {hint}".rstrip())
+
+    def _open_on_worker(self, guest: Guest, offer: Offer) -> None:
+        if not guest.occupies:
+            return  # it left while the policy was loading
+        try:
+            served = self._worker.open(offer, guest.name, lambda error: self.post(lambda: self._refuse(guest, error)))
+        except ShmbridgeError as error:
+            refusal = error
+            self.post(lambda: self._refuse(guest, refusal))
+        else:
+            self.post(lambda: self._welcome(guest, served))
+
+    def _welcome(self, guest: Guest, served: ServedSession) -> None:
+        if not guest.occupies:
+            self._dispose(served, "it left during the handshake")
+            return
+        guest.served, guest.since = served, time.monotonic()
+        welcome, descriptors = served.end.welcome()
+        try:
+            guest.stream.send(guest.conversation.send(welcome), descriptors)
+            self._watch(guest)
+        except (OSError, ShmbridgeError) as error:
+            self._end(guest, f"the welcome could not be sent: {error}")
+
+    def _attached(self, guest: Guest, message: Attached) -> None:
+        served = cast("ServedSession", guest.served)
+        served.end.forget_names()
+        guest.since = time.monotonic()
+        logger.info("%s begins: %d environments", guest.name, served.end.agreement.num_envs)
+        self._worker.post(lambda: self._worker.add(served))
+
+    def _ping(self, guest: Guest, message: Ping) -> None:
+        guest.stream.send(guest.conversation.send(self._worker.board.read()))
+
+    def _query(self, guest: Guest, message: Query) -> None:
+        clients = [_describe(served, guest.since) for guest in self._guests if (served := guest.served) is not None]
+        description = Description(self._listener.name, __version__, os.getpid(), self._policy.name, self._worker.board.read(), clients)
+        guest.stream.send(guest.conversation.send(description))
+
+    def _stop_asked(self, guest: Guest, message: Stop) -> None:
+        if not self._settings.remote_kill:
+            raise AuthenticationError(f"host {self._listener.name!r} was started with --no_remote_kill: clients may not stop it")
+        logger.info("%s asked this host to stop", guest.name)
+        self._reason = f"{guest.name} asked the host to stop"
+        self._stopping = True
+
+    def _goodbye(self, guest: Guest, message: Close) -> None:
+        self._end(guest, "it said goodbye")
+
+    def _lose(self, guest: Guest) -> None:
+        if guest.served is not None:
+            logger.warning("%s is gone without a goodbye (killed?) after observation %d", guest.name, guest.served.session.sequence)
+        self._end(guest, "it is gone without a goodbye")
+
+    def _refuse(self, guest: Guest, error: ShmbridgeError) -> None:
+        logger.warning("%s is refused: %s", guest.name, error)
+        self._end(guest, str(error), failure_from_exception(error))
+
+    def _end(self, guest: Guest, reason: str, last_words: AnyMessage | None = None) -> None:
+        if guest not in self._guests:
+            return
+        self._guests.remove(guest)
+        self._selector.unregister(guest.stream)
+        try:
+            if last_words is not None and guest.conversation.state is not State.ENDED:
+                guest.stream.send(guest.conversation.send(last_words))
+        except (OSError, ShmbridgeError) as error:
+            logger.debug("%s did not hear why: %s", guest.name, error)
+        guest.conversation.state = State.ENDED
+        guest.stream.close()
+        if guest.served is not None:
+            self._dispose(guest.served, reason)
+            logger.info("%s ended: %s", guest.name, reason)
+
+    def _dispose(self, served: ServedSession, reason: str) -> None:
+        served.end.mark_lost(reason)
+        served.end.forget_names()
+        self._worker.post(lambda: self._worker.drop(served))
+
+    def _push_status(self) -> None:
+        for guest in list(self._guests):
+            if guest.conversation.state is State.NEGOTIATING:
+                try:
+                    self._ping(guest, Ping())
+                except OSError:
+                    self._lose(guest)
+
+    def _tick(self) -> None:
+        self._push_status_rarely()
+        now = time.monotonic()
+        for guest in list(self._guests):
+            if guest.dawdles and now - guest.since > self._settings.timeout:
+                self._refuse(guest, ClosedError(f"nothing complete was heard for {self._settings.timeout:.1f} s; allow more with --timeout_ms"))
+            elif self._settings.idle_timeout is not None and guest.served is not None and now - guest.served.last_active > self._settings.idle_timeout:
+                self._refuse(guest, ClosedError(f"nothing was asked for during {self._settings.idle_timeout:.0f} s (--idle_timeout_s)"))
+
+    def _push_status_rarely(self) -> None:
+        now = time.monotonic()
+        if now - self._pushed >= _TICK_SECONDS:
+            self._pushed = now
+            self._push_status()
+
+
+def _describe(served: ServedSession, since: float) -> ClientDescription:
+    agreed = served.end.agreement
+    return ClientDescription(served.end.client, agreed.num_envs, served.session.sequence, served.end.nbytes, time.monotonic() - since)
+
+
+def _printable(text: str) -> str:
+    """Return what a client calls itself, without anything that could move a terminal's cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text[:120]) or "a nameless client"

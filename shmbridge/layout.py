@@ -1,0 +1,192 @@
+"""Layout: specs and a number of environments turned into byte offsets. Every byte of a slot is named here and nowhere else.
+
+A ring is a run of slots, each ``stride`` bytes long. A slot starts with a header of little-endian 64-bit words, then the
+per-environment words of the protocol (names starting with ``@``), then the tensors. Normative text: docs/reference/wire-format.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shmbridge.errors import SpecError
+from shmbridge.policy import PolicySpecs
+from shmbridge.spec import TensorSpec
+
+FORMAT_VERSION = 1
+PAGE = 4096
+"""Alignment of large fields and of slots. Fixed, so that a layout does not depend on the machine it was computed on."""
+LINE = 64
+MAX_ENVS = 65_536
+MAX_SLOT_BYTES = 1 << 40
+TASK_BYTES = 256
+FAILURE_BYTES = 16_384
+
+
+class ObservationHeader(NamedTuple):
+    """First words of an observation slot."""
+
+    generation: int
+    """Session the slot belongs to."""
+    sequence: int
+    """Number of the request, counted from 1."""
+    has_resets: int
+    """1 where ``@resets`` and ``@tasks`` were written, else 0 and they are not read."""
+    all_rows: int
+    """1 where every environment asks for an action, else 0 and ``@rows`` says which."""
+
+
+class ActionHeader(NamedTuple):
+    """First words of an action slot."""
+
+    generation: int
+    sequence: int
+    """Number of the request that this answers."""
+    outcome: int
+    """An :class:`Outcome`."""
+    infer_ns: int
+    """Nanoseconds the policy took."""
+
+
+class Outcome:
+    """What an action slot holds: an answer, or a failure as text in ``@failure``."""
+
+    ANSWERED = 0
+    FAILED = 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array in a slot: its whole shape, batch axis included, and where it starts, in bytes from the slot's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies in the slots of one ring.
+
+    Attributes:
+        fields: In order of their offsets.
+        stride: Bytes from one slot to the next, a multiple of :data:`PAGE`.
+        digest: Hexadecimal SHA-256 of all of the above and the format version; equal exactly where layouts are.
+        header: The named tuple with which the slot begins.
+    """
+
+    fields: tuple[Field, ...]
+    stride: int
+    digest: str
+    header: type[ObservationHeader | ActionHeader]
+
+    def segment_size(self, slots: int) -> int:
+        """Bytes of a ring of ``slots`` slots."""
+        return self.stride * slots
+
+
+def observation_layout(specs: Sequence[TensorSpec], num_envs: int) -> Layout:
+    """Lay out an observation slot: tensors are ``(num_envs, *spec.shape)``."""
+    words = [("@episodes", (num_envs,), "<u8"), ("@rows", (num_envs,), "|u1"), ("@resets", (num_envs,), "|u1"), ("@tasks", (num_envs,), f"|S{TASK_BYTES}")]
+    return _lay_out(ObservationHeader, words, specs, (num_envs,))
+
+
+def action_layout(specs: Sequence[TensorSpec], num_envs: int, horizon: int) -> Layout:
+    """Lay out an action slot: tensors are ``(num_envs, horizon, *spec.shape)``."""
+    words = [("@episodes", (num_envs,), "<u8"), ("@rows", (num_envs,), "|u1"), ("@failure", (), f"|S{FAILURE_BYTES}")]
+    return _lay_out(ActionHeader, words, specs, (num_envs, horizon))
+
+
+class Layouts(NamedTuple):
+    """Both rings' layouts of one session."""
+
+    observation: Layout
+    action: Layout
+
+
+def session_layouts(specs: PolicySpecs, num_envs: int) -> Layouts:
+    """Return both layouts of a session of ``num_envs`` environments."""
+    return Layouts(observation_layout(specs.observation, num_envs), action_layout(specs.action, num_envs, specs.horizon))
+
+
+class Slot:
+    """One place in a ring, as numpy arrays over its memory.
+
+    Attributes:
+        tensors: The arrays of the tensors by name. They are views and keep the memory alive, not its content.
+        words: The arrays of the protocol, ``@episodes`` and so on.
+    """
+
+    def __init__(self, layout: Layout, buffer: Any, index: int, *, writable: bool) -> None:
+        self._header = layout.header
+        self._struct = struct.Struct(f"<{len(layout.header._fields)}Q")
+        self._start = index * layout.stride
+        self._buffer = buffer
+        arrays = {field.name: _array(buffer, field, self._start, writable) for field in layout.fields}
+        self.words = {name: array for name, array in arrays.items() if name.startswith("@")}
+        self.tensors = {name: array for name, array in arrays.items() if not name.startswith("@")}
+
+    def write_header(self, header: ObservationHeader | ActionHeader) -> None:
+        """Write the slot's first words."""
+        self._struct.pack_into(self._buffer, self._start, *header)
+
+    def read_header(self) -> Any:
+        """Return the slot's first words as the layout's header tuple."""
+        return self._header._make(self._struct.unpack_from(self._buffer, self._start))
+
+
+def make_slots(layout: Layout, buffer: Any, count: int, *, writable: bool) -> list[Slot]:
+    """Return ``count`` consecutive slots over ``buffer``, which must hold ``layout.segment_size(count)`` bytes."""
+    return [Slot(layout, buffer, index, writable=writable) for index in range(count)]
+
+
+def _array(buffer: Any, field: Field, start: int, writable: bool) -> np.ndarray:
+    dtype = np.dtype(field.dtype)
+    count = field.nbytes // dtype.itemsize
+    # frombuffer, not ndarray(buffer=…): only the former keeps a mapping alive as long as a view of it is.
+    array = np.frombuffer(buffer, dtype, count, start + field.offset).reshape(field.shape)
+    if not writable:
+        array.flags.writeable = False
+    return array
+
+
+def _lay_out(header: Any, words: Sequence[tuple[str, tuple[int, ...], str]], specs: Sequence[TensorSpec], batch: tuple[int, ...]) -> Layout:
+    if not 1 <= batch[0] <= MAX_ENVS:
+        raise SpecError(f"num_envs must lie between 1 and {MAX_ENVS}, not {batch[0]}")
+    offset = len(header._fields) * 8
+    fields = []
+    for name, shape, dtype in [*words, *((spec.name, (*batch, *spec.shape), spec.storage.str) for spec in specs)]:
+        nbytes = Field(name, shape, dtype, 0).nbytes
+        offset = _round_up(offset, PAGE if nbytes >= PAGE else LINE)
+        fields.append(Field(name, shape, dtype, offset))
+        offset += nbytes
+    stride = _round_up(offset, PAGE)
+    if stride > MAX_SLOT_BYTES:
+        raise SpecError(f"one slot would take {stride} bytes; at most {MAX_SLOT_BYTES} are supported")
+    return Layout(tuple(fields), stride, _digest(header, fields, specs, stride), header)
+
+
+def _digest(header: Any, fields: Sequence[Field], specs: Sequence[TensorSpec], stride: int) -> str:
+    lines = [f"shmbridge layout {FORMAT_VERSION}", ",".join(header._fields), f"stride {stride}"]
+    lines += [f"{field.name} {field.shape} {field.dtype} {field.offset}" for field in fields]
+    lines += [f"{spec.name} {spec.dtype}" for spec in specs]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def environment_bytes(layouts: Layouts) -> Mapping[str, int]:
+    """Return bytes per tensor of both layouts, for error messages and tools."""
+    return {field.name: field.nbytes for layout in layouts for field in layout.fields if not field.name.startswith("@")}

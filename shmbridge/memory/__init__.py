@@ -1,0 +1,1 @@
+"""Shared memory, semaphores and rings: everything that the operating system provides."""

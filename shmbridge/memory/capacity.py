@@ -1,0 +1,101 @@
+"""Whether there is room: what the tmpfs and the control group still allow, asked before anything is reserved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from shmbridge.errors import SharedMemoryFullError
+from shmbridge.memory.naming import SHM
+from shmbridge.memory.posix import HOW_TO_GROW
+
+SEMAPHORE_BYTES = 4 * 4096
+"""Four semaphores, a page each."""
+
+
+class Room(NamedTuple):
+    """Bytes still free somewhere, out of how many."""
+
+    where: str
+    free: int
+    total: int
+
+
+def tmpfs_room(path: str = SHM) -> Room:
+    """Return what is free in the file system of ``path``."""
+    found = os.statvfs(path)
+    return Room(path, found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+
+def cgroup_room(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> Room | None:
+    """Return what this process's memory control group still allows, or None where none limits it.
+
+    Pages of the file cache that can be dropped count as free, as in the ``working set`` of Kubernetes: limit − (usage −
+    inactive_file).
+    """
+    rooms = [room for folder, names in _cgroup_folders(root, membership) if (room := _read_cgroup(folder, names)) is not None]
+    return min(rooms, key=lambda room: room.free, default=None)
+
+
+def check_room(needed: int, purpose: str) -> None:
+    """Raise unless ``needed`` bytes of shared memory can be had.
+
+    Args:
+        needed: Bytes, without the semaphores.
+        purpose: The sum in words, for the message.
+
+    Raises:
+        SharedMemoryFullError: With the bytes needed and free, and the flag that mends it. Nothing was reserved.
+    """
+    needed += SEMAPHORE_BYTES
+    for room in filter(None, (tmpfs_room(), cgroup_room())):
+        if needed > room.free:
+            raise SharedMemoryFullError(_too_little(needed, purpose, room), needed=needed, free=room.free)
+
+
+def megabytes(size: int) -> str:
+    """Return a size as people read it: ``18.4 MB``, or kB below one."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def _too_little(needed: int, purpose: str, room: Room) -> str:
+    remedy = HOW_TO_GROW if room.where == SHM else "raise the memory limit (--memory for docker and podman run), or use fewer environments or smaller cameras"
+    return f"this session needs {megabytes(needed)} of shared memory ({purpose}), but {room.where} has {megabytes(room.free)} free of {megabytes(room.total)}; {remedy}"
+
+
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _cgroup_folders(root: str, membership: str) -> list[tuple[Path, tuple[str, str, str]]]:
+    # Inside a container's own namespace the group is the mount's root; outside it lies at the path told. Ancestors limit too.
+    folders: list[tuple[Path, tuple[str, str, str]]] = []
+    for line in _read(Path(membership)).splitlines():
+        _, controllers, path = line.split(":", 2)
+        base, names = (Path(root), _V2) if not controllers else (Path(root, "memory"), _V1)
+        if not controllers or "memory" in controllers.split(","):
+            inside = [base, *(Path(f"{base}{step}") for step in _ancestors(path))]
+            folders += [(folder, names) for folder in inside]
+    return folders
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _read_cgroup(folder: Path, names: tuple[str, str, str]) -> Room | None:
+    limit, usage = _read(folder / names[0]).strip(), _read(folder / names[1]).strip()
+    if not limit.isdigit() or not usage.isdigit() or int(limit) > 1 << 60:
+        return None
+    statistics = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    used = int(usage) - int(statistics.get(names[2], "0"))
+    return Room("the memory control group", max(0, int(limit) - used), int(limit))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

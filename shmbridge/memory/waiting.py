@@ -1,0 +1,44 @@
+"""Waiting with deadlines: spin a little, then block."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+SPIN_SECONDS = 100e-6
+"""How long to spin before blocking. Bounded by time, not by turns: at ten waits a second this costs 0.1 % of a core."""
+
+
+class Deadline:
+    """A point on the monotonic clock, made once and passed down, so that nested waits share one allowance.
+
+    Attributes:
+        at: Seconds on ``time.monotonic``'s clock.
+        timeout: Seconds it was made with, for messages.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.at = time.monotonic() + timeout
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self.at
+
+
+def spin(ready: Callable[[], object], deadline: Deadline) -> bool:
+    """Return whether ``ready()`` came true within :data:`SPIN_SECONDS`, yielding the core between looks."""
+    if ready():
+        return True
+    end = min(time.monotonic() + SPIN_SECONDS, deadline.at)
+    while time.monotonic() < end:
+        if ready():
+            return True
+        os.sched_yield()
+    return False

@@ -1,0 +1,189 @@
+"""The messages of the control connection, as msgpack maps with a ``type`` each. No message carries code or pickled data."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from shmbridge import errors
+from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, ShmbridgeError
+from shmbridge.layout import FAILURE_BYTES
+from shmbridge.spec import TensorSpec
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 1 << 20
+MAX_SLOTS = 64
+
+
+class HostState(str, enum.Enum):
+    """What a host is doing, for people; nothing is decided by it."""
+
+    LOADING = "LOADING"
+    """The policy is being constructed."""
+    WARMING_UP = "WARMING_UP"
+    """The first inference for a new shape is running."""
+    READY = "READY"
+    BUSY = "BUSY"
+    """The policy is inferring or resetting."""
+    FAILED = "FAILED"
+    """The policy could not be constructed; the host tells why and ends."""
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type"):
+    """Base of all messages. Unknown fields are ignored, so that a later version may add some."""
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """Client: what I am, what I offer, what I expect."""
+
+    protocol: int
+    version: str
+    libc: str
+    client: str
+    num_envs: int
+    slots: int
+    observation: list[TensorSpec]
+    action: list[TensorSpec] | None = None
+    policy: str | None = None
+    config_digest: str | None = None
+
+
+class Status(Message, frozen=True, tag="status"):
+    """Host: what I am doing now."""
+
+    state: HostState
+    seconds: float
+    detail: str = ""
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """Host: what was agreed, and the memory. The descriptors of both rings and the doorbell travel beside it."""
+
+    generation: int
+    policy: str
+    config_digest: str
+    observation: list[TensorSpec]
+    action: list[TensorSpec]
+    horizon: int
+    slots: int
+    observation_digest: str
+    action_digest: str
+    semaphores: list[str]
+
+
+class Failure(Message, frozen=True, tag="failure"):
+    """Host: why not. Ends the handshake; inside an action slot, it answers one request."""
+
+    error: str
+    text: str
+    error_type: str = ""
+    traceback: str = ""
+
+
+class Attached(Message, frozen=True, tag="attached"):
+    """Client: I opened everything; its names can go."""
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Client: what are you doing? Answered by :class:`Status`, also while the policy infers."""
+
+
+class Stop(Message, frozen=True, tag="stop"):
+    """Client: end the whole host. Answered by :class:`Close`, or by :class:`Failure` where the host does not take that."""
+
+
+class Query(Message, frozen=True, tag="query"):
+    """Client: who are you? Answered by :class:`Description`; no session is begun."""
+
+
+class ClientDescription(msgspec.Struct, frozen=True):
+    """One client of a host, for people."""
+
+    client: str
+    num_envs: int
+    sequence: int
+    nbytes: int
+    seconds: float
+
+
+class Description(Message, frozen=True, tag="description"):
+    """Host: who I am and whom I serve."""
+
+    name: str
+    version: str
+    pid: int
+    policy: str
+    status: Status
+    clients: list[ClientDescription]
+
+
+class Close(Message, frozen=True, tag="close"):
+    """Either side: I leave on purpose."""
+
+    reason: str = ""
+
+
+AnyMessage = Hello | Status | Welcome | Failure | Attached | Ping | Stop | Query | Description | Close
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+_failure_decoder = msgspec.json.Decoder(Failure)
+_ERRORS = {name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, ShmbridgeError)}
+
+
+def encode(message: AnyMessage) -> bytes:
+    """Return a message's bytes, without its length."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> AnyMessage:
+    """Return the message in ``data``.
+
+    Raises:
+        RemoteProtocolError: It is none, or a field is missing or wrong.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"the peer sent something that is no message of protocol {PROTOCOL_VERSION}: {error}") from None
+
+
+def failure_from_exception(error: Exception, traceback_text: str = "") -> Failure:
+    """Return the message that tells a client of ``error``: one of ours by its class, any other as the policy's."""
+    if isinstance(error, ShmbridgeError):
+        return Failure(type(error).__name__, str(error), traceback=traceback_text)
+    text = f"the policy raised {type(error).__name__}: {error}"
+    return Failure(PolicyRaisedError.__name__, text, error_type=type(error).__name__, traceback=traceback_text)
+
+
+def exception_from_failure(failure: Failure) -> ShmbridgeError:
+    """Return the exception that a :class:`Failure` tells of. An unknown class becomes RemoteProtocolError."""
+    kind = _ERRORS.get(failure.error, RemoteProtocolError)
+    text = f"{failure.text}\n\n{failure.traceback.rstrip()}" if failure.traceback else failure.text
+    if issubclass(kind, PolicyRaisedError):
+        return kind(text, error_type=failure.error_type, remote_traceback=failure.traceback)
+    return kind(text)
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """Return a failure as JSON that fits into ``@failure``; a long traceback loses its beginning, which says least."""
+    data = msgspec.json.encode(failure)
+    keep = len(failure.traceback)
+    while len(data) > FAILURE_BYTES:
+        keep = keep // 2
+        shorter = f"… {failure.traceback[-keep:]}" if keep else ""
+        failure = Failure(failure.error, failure.text[:2000], failure.error_type[:200], shorter)
+        data = msgspec.json.encode(failure)
+    return data
+
+
+def decode_failure(data: bytes) -> Failure:
+    """Return the failure in ``@failure``.
+
+    Raises:
+        RemoteProtocolError: It is none.
+    """
+    try:
+        return _failure_decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise RemoteProtocolError(f"the host reported a failure that cannot be read: {error}") from None

@@ -1,0 +1,63 @@
+"""torch in and out of slots. The only module that imports torch; nothing imports it unless torch was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from shmbridge.errors import SpecError
+from shmbridge.spec import TensorSpec, describe, dtype_name, unflatten
+
+
+def to_torch(observation: Mapping[str, np.ndarray], device: Any = "cpu") -> dict[str, torch.Tensor]:
+    """Return a policy's observation as tensors that own their memory.
+
+    A tensor never aliases the read-only slot: an in-place operation on one would be a segmentation fault that ends every session.
+
+    Args:
+        observation: As :meth:`shmbridge.Policy.infer` gets it. bfloat16 comes out where the array holds its bits: view it so.
+        device: Where the tensors are to lie.
+    """
+    return {name: torch.tensor(array, device=device) for name, array in observation.items()}
+
+
+class TorchArrays:
+    """Tensors of any device in, tensors on ``device`` out."""
+
+    def __init__(self, device: Any = None) -> None:
+        self._device = torch.device(device if device is not None else "cpu")
+
+    def check(self, value: Any, spec: TensorSpec, num_envs: int) -> torch.Tensor | np.ndarray:
+        if not isinstance(value, torch.Tensor):
+            return spec.validate(value, num_envs, what="observation")
+        expected = (num_envs, *spec.shape)
+        if tuple(value.shape) != expected or dtype_name(value.dtype, spec.name) != spec.dtype:
+            found = describe(tuple(value.shape), str(value.dtype))
+            raise SpecError(f"observation {spec.name!r}: expected {describe(expected, spec.dtype)}, found {found}")
+        if value.is_floating_point() and bool(torch.isnan(value).any()):
+            raise SpecError(f"observation {spec.name!r}: NaN in rows {torch.isnan(value).flatten(1).any(1).nonzero().flatten().tolist()}")
+        return value
+
+    def write(self, value: torch.Tensor | np.ndarray, out: np.ndarray) -> None:
+        if isinstance(value, torch.Tensor):
+            # One copy, straight from the device into the slot; synchronous, so that the slot is whole when it is published.
+            _as_tensor(out, value.dtype).copy_(value)
+        else:
+            np.copyto(out, value)
+
+    def read(self, array: np.ndarray, spec: TensorSpec) -> Any:
+        if array.dtype.kind == "S":
+            return array
+        return _as_tensor(np.ascontiguousarray(array), torch.bfloat16 if spec.dtype == "bfloat16" else None).to(self._device)
+
+    def result(self, actions: Mapping[str, Any]) -> Mapping[str, Any]:
+        return unflatten(actions)
+
+
+def _as_tensor(array: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
+    if dtype is torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -1,0 +1,1 @@
+"""Ways of carrying slots from one side to the other, behind one small interface."""

@@ -1,0 +1,115 @@
+"""A host's place in /dev/shm: the lock that proves it lives, and the socket where clients knock."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+
+from shmbridge.errors import AuthenticationError, HostExistsError
+from shmbridge.memory import naming, posix
+from shmbridge.transport.stream import ClosedInChildren, Credentials, Stream, peer_credentials
+
+_BACKLOG = 64
+
+
+def user_name(uid: int) -> str:
+    """Return a user as messages name one: ``alice (uid 1000)``."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def check_same_user(uid: int, who: str, path: str) -> None:
+    """Raise AuthenticationError unless ``uid`` is ours."""
+    if uid != os.geteuid():
+        text = f"{who} runs as {user_name(uid)}, this process as {user_name(os.geteuid())}; {path} is for one user only: run both sides as the same user (--user for docker and podman run)"
+        raise AuthenticationError(text)
+
+
+class LocalListener(ClosedInChildren):
+    """The listening socket of one host, owner-only.
+
+    The order of the steps matters to a host killed between any two of them: the lock comes first and goes last, so only its
+    holder ever removes or makes the other files, and the kernel drops the lock with the process.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Take the name.
+
+        Raises:
+            HostExistsError: A living host has it, or its files belong to another user.
+        """
+        super().__init__()
+        self.name = naming.check_name(name)
+        self._lock = _take_lock(self.name)
+        try:
+            naming.remove_leftovers(self.name)
+            self._socket = _bind(naming.socket_path(self.name))
+        except BaseException:
+            self._give_up_lock()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def accept(self) -> tuple[Stream, Credentials] | None:
+        """Return a new connection and who made it, or None if there is none."""
+        try:
+            sock, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionError):
+            return None
+        return Stream(sock), peer_credentials(sock)
+
+    def close(self) -> None:
+        """Remove the socket, then the lock. May be called twice."""
+        if self._lock >= 0:
+            self._socket.close()
+            _remove(naming.socket_path(self.name))
+            self._give_up_lock()
+
+    def close_descriptors(self) -> None:
+        if self._lock >= 0:
+            self._socket.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    def _give_up_lock(self) -> None:
+        # Unlinked while still held: whoever locks the path afterwards made a new file, and lock_file notices the old one.
+        _remove(naming.lock_path(self.name))
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _take_lock(name: str) -> int:
+    path = naming.lock_path(name)
+    try:
+        descriptor = posix.lock_file(path)
+    except PermissionError:
+        owner = user_name(os.stat(path).st_uid)
+        raise HostExistsError(f"{path} belongs to {owner}: the name {name!r} is theirs on this machine; take another one with --name") from None
+    if descriptor is None:
+        raise HostExistsError(f"a host called {name!r} is running already on this machine; stop it, or start this one with another --name")
+    return descriptor
+
+
+def _bind(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Before bind, which makes the file with the socket's own mode: there is no moment at which others could connect.
+        os.fchmod(sock.fileno(), posix.OWNER_ONLY)
+        sock.bind(path)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

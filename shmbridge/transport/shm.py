@@ -1,0 +1,245 @@
+"""Sessions over shared memory: both ends of the handshake's last part, and both ends of the rings.
+
+The host makes two segments, four semaphores and lends its doorbell. The client maps the segments from descriptors that came over
+the control socket and opens the semaphores by name; then it says so, and the names go. From there on only the semaphores order
+anything, except that the doorbell, an eventfd, tells the host's worker to look: a lost or spurious ring changes nothing but time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+from shmbridge.errors import ClosedError, LayoutMismatchError, PeerLostError, RemoteProtocolError
+from shmbridge.layout import Slot
+from shmbridge.memory import naming
+from shmbridge.memory.capacity import check_room, megabytes
+from shmbridge.memory.posix import Semaphore, unlink_semaphore
+from shmbridge.memory.ring import Consumer, Producer
+from shmbridge.memory.segment import CreatedSegment, Segment
+from shmbridge.memory.waiting import Deadline
+from shmbridge.messages import Attached, Status, Welcome
+from shmbridge.transport.base import Agreement, Connection, HostEnd
+from shmbridge.transport.control import Control
+
+_LEAVE_SECONDS = 1.0
+_DESCRIPTORS = 3
+"""Beside a welcome: observation ring (writable), action ring (readable), doorbell."""
+
+
+class ShmConnection(Connection):
+    """The client's end: writes observations, reads actions."""
+
+    path = "shared memory"
+
+    def __init__(self, control: Control, welcome: Welcome, agreement: Agreement, peer: str) -> None:
+        """Attach to what a welcome names, and tell the host so.
+
+        Raises:
+            LayoutMismatchError: The two sides lay the same specs out differently.
+            SegmentNotReadyError: Memory or a semaphore is missing here.
+        """
+        self.agreement, self.peer = agreement, peer
+        self._control = control
+        self._phase, self._sequence = "attaching", 0
+        self._closed = False
+        self._in_use = threading.Lock()
+        _check_digests(welcome, agreement)
+        observation, action, self._bell = control.take_descriptors(_DESCRIPTORS)
+        try:
+            self._observations = Segment(agreement.layouts.observation, agreement.slots, observation, writable=True)
+            self._actions = Segment(agreement.layouts.action, agreement.slots, action, writable=False)
+        finally:
+            os.close(observation)
+            os.close(action)
+        self._semaphores = _open_all(welcome.semaphores)
+        free, full, action_free, action_full = self._semaphores
+        self._producer = Producer(self._observations.slots, free, full, self._raise_if_lost)
+        self._consumer = Consumer(self._actions.slots, action_free, action_full, self._raise_if_lost)
+        control.say(Attached())
+        control.watch(self._wake_waiters)
+
+    def loan(self, deadline: Deadline) -> Slot | None:
+        self._phase = "waiting for a free observation slot"
+        with self._in_use:
+            return self._producer.loan(deadline)
+
+    def publish(self, sequence: int) -> None:
+        with self._in_use:
+            self._raise_if_lost()
+            self._sequence = sequence
+            self._producer.publish()
+            os.eventfd_write(self._bell, 1)
+
+    def take(self, deadline: Deadline) -> Slot | None:
+        self._phase = "waiting for an action"
+        with self._in_use:
+            return self._consumer.take(deadline)
+
+    def release(self, slot: Slot) -> None:
+        with self._in_use:
+            self._raise_if_lost()
+            self._consumer.release(slot)
+
+    def host_status(self, deadline: Deadline) -> Status | None:
+        self._phase = "asking for its state"
+        self._raise_if_lost()
+        return self._control.status(deadline)
+
+    def stop_host(self, deadline: Deadline) -> None:
+        self._phase = "asking it to stop"
+        self._raise_if_lost()
+        self._control.stop_host(deadline)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        # First the I/O thread, which on its way out wakes a thread of ours that waits on a semaphore. Only when that has left may
+        # the semaphores go; should it not leave in time, leaking them is better than pulling them from under it.
+        self._control.close()
+        if self._in_use.acquire(timeout=_LEAVE_SECONDS):
+            for semaphore in self._semaphores:
+                semaphore.close()
+            self._observations.close()
+            self._actions.close()
+            os.close(self._bell)
+
+    def _wake_waiters(self) -> None:
+        # Only this process waits on these two. Each post stands for no slot: _raise_if_lost speaks before anything is read.
+        free, _, _, action_full = self._semaphores
+        free.release()
+        action_full.release()
+
+    def _raise_if_lost(self) -> None:
+        ended = self._control.ended
+        if ended is None:
+            return
+        if isinstance(ended, PeerLostError):
+            text = f"{ended} (noticed while {self._phase}, after observation {self._sequence})"
+            raise PeerLostError(text, peer=self.peer, phase=self._phase, sequence=self._sequence)
+        raise type(ended)(str(ended))
+
+
+class ShmHostEnd(HostEnd):
+    """The host's end: reads observations, writes actions. Made and used by the host's worker thread, but for two methods."""
+
+    def __init__(self, agreement: Agreement, client: str, host_name: str, bell: int) -> None:
+        """Reserve memory and semaphores.
+
+        Raises:
+            SharedMemoryFullError: There is too little. Nothing stays reserved.
+        """
+        self.agreement, self.client = agreement, client
+        self._lost = ""
+        self._segments: list[CreatedSegment] = []
+        self._semaphores: list[Semaphore] = []
+        self._names = naming.new_semaphore_names(host_name)
+        self._bell = bell
+        self.nbytes = _check_room(agreement)
+        try:
+            self._reserve()
+        except BaseException:
+            self.forget_names()
+            self.close()
+            raise
+
+    def _reserve(self) -> None:
+        layouts, slots = self.agreement.layouts, self.agreement.slots
+        for layout, writable_here in ((layouts.observation, False), (layouts.action, True)):
+            self._segments.append(CreatedSegment(layout, slots, writable_here=writable_here))
+        for name, value in zip(self._names, (slots, 0, slots, 0), strict=True):
+            self._semaphores.append(Semaphore.create(name, value))
+        free, full, action_free, action_full = self._semaphores
+        self._consumer = Consumer(self._segments[0].slots, free, full, self._raise_if_lost)
+        self._producer = Producer(self._segments[1].slots, action_free, action_full, self._raise_if_lost)
+
+    def welcome(self) -> tuple[Welcome, Sequence[int]]:
+        """Return the message that lets the client attach, and the descriptors to go beside it, which stay ours."""
+        agreed = self.agreement
+        message = Welcome(
+            generation=agreed.generation,
+            policy=agreed.policy,
+            config_digest=agreed.config_digest,
+            observation=list(agreed.specs.observation),
+            action=list(agreed.specs.action),
+            horizon=agreed.specs.horizon,
+            slots=agreed.slots,
+            observation_digest=agreed.layouts.observation.digest,
+            action_digest=agreed.layouts.action.digest,
+            semaphores=self._names,
+        )
+        return message, [*(segment.for_peer for segment in self._segments), self._bell]
+
+    def forget_names(self) -> None:
+        """Take the names and the peer's descriptors away, once the client opened everything or never will.
+
+        Only the thread that holds the conversation calls it; everything else here is the worker's.
+        """
+        for name in self._names:
+            unlink_semaphore(name)
+        for segment in self._segments:
+            segment.forget_descriptor()
+
+    @property
+    def waiting(self) -> int:
+        return self._consumer.waiting
+
+    def try_take(self) -> Slot | None:
+        return self._consumer.try_take()
+
+    def release(self, slot: Slot) -> None:
+        self._consumer.release(slot)
+
+    def try_loan(self) -> Slot | None:
+        return self._producer.try_loan()
+
+    def publish(self) -> None:
+        self._producer.publish()
+
+    def mark_lost(self, reason: str) -> None:
+        """Say that the client is gone; from now on nothing of it is read. Any thread may call it."""
+        self._lost = reason
+
+    def close(self) -> None:
+        self.mark_lost(self._lost or "closed")
+        for semaphore in self._semaphores:
+            semaphore.close()
+        for segment in self._segments:
+            segment.close()
+        self._semaphores, self._segments = [], []
+
+    def _raise_if_lost(self) -> None:
+        if self._lost:
+            raise ClosedError(f"the session of {self.client} is over: {self._lost}")
+
+
+def _check_digests(welcome: Welcome, agreement: Agreement) -> None:
+    ours = (agreement.layouts.observation.digest, agreement.layouts.action.digest)
+    theirs = (welcome.observation_digest, welcome.action_digest)
+    if ours != theirs:
+        text = f"the host lays slots out differently (digests {theirs[0][:12]}, {theirs[1][:12]}; here {ours[0][:12]}, {ours[1][:12]}): install one version of shmbridge on both sides"
+        raise LayoutMismatchError(text)
+
+
+def _open_all(names: Sequence[str]) -> list[Semaphore]:
+    if len(names) != len(naming.SEMAPHORES):
+        raise RemoteProtocolError(f"the host named {len(names)} semaphores, expected {len(naming.SEMAPHORES)}")
+    opened: list[Semaphore] = []
+    try:
+        for name in names:
+            opened.append(Semaphore.open(name))
+    except BaseException:
+        for semaphore in opened:
+            semaphore.close()
+        raise
+    return opened
+
+
+def _check_room(agreement: Agreement) -> int:
+    sizes = [layout.segment_size(agreement.slots) for layout in agreement.layouts]
+    parts = zip(("observations", "actions"), agreement.layouts, strict=True)
+    purpose = " + ".join(f"{agreement.slots} slots of {megabytes(layout.stride)} for {what}" for what, layout in parts)
+    check_room(sum(sizes), f"{agreement.num_envs} environments: {purpose}")
+    return sum(sizes)
