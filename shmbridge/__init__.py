@@ -33,6 +33,7 @@ from shmbridge.messages import HostState, Status
 from shmbridge.policy import Policy, PolicySpecs
 from shmbridge.registry import register_environment, register_policy
 from shmbridge.reply import Reply, Timing
+from shmbridge.rollout import rollout
 from shmbridge.spec import TensorSpec, decode_text
 from shmbridge.version import __version__
 
@@ -75,5 +76,6 @@ __all__ = [
     "decode_text",
     "register_environment",
     "register_policy",
+    "rollout",
     "serve",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
@@ -66,35 +66,23 @@ def build_config(config_type: type | None, values: Mapping[str, Any], owner: str
         raise SpecError(f"configuration of {owner}: {error}") from None
 
 
-def values_from_flags(flags: Sequence[str], owner: str) -> dict[str, Any]:
-    """Return ``--key value``, ``--key=value`` and bare ``--key`` (true) as a mapping. Values are read as YAML would.
-
-    Raises:
-        SpecError: A word belongs to no flag.
-    """
-    values: dict[str, Any] = {}
-    words = list(flags)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise SpecError(f"{word!r} belongs to no flag of {owner}")
-        key, mark, value = word[2:].partition("=")
-        if not mark:
-            value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        values[key.replace("-", "_")] = _parse(value)
-    return values
-
-
-def config_digest(config: Any) -> str:
-    """Return a SHA-256 of a configuration, equal for equal settings however they were given."""
-    plain = json.dumps(msgspec.to_builtins(config), sort_keys=True, default=str)
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
-def _parse(text: str) -> Any:
+def value_from_text(config_type: type, name: str, text: str) -> Any:
+    """Return a flag's value for field ``name``: the text itself where the field is one, else what YAML makes of it."""
     import yaml  # as above
 
+    hint = get_type_hints(config_type).get(name)
+    if hint is str or str in get_args(hint):
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def config_digest(values: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of the settings that were given (defaults are not), equal for equal settings in any order.
+
+    Both sides can compute it without importing the policy, which the simulator's side could not.
+    """
+    plain = json.dumps(msgspec.to_builtins(dict(values)), sort_keys=True, default=str)
+    return hashlib.sha256(plain.encode()).hexdigest()
