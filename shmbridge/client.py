@@ -209,7 +209,8 @@ class Client:
         slot = self._filler.fill(observation, deadline)
         if slot is None:
             raise self._timed_out("a free observation slot", deadline)
-        self._exchange.publish(slot, rows, self._episodes, self._resets, self._step, time.perf_counter() - started)
+        write = time.perf_counter() - started
+        self._exchange.publish(slot, rows=rows, episodes=self._episodes, resets=self._resets, step=self._step, write=write)
         self._resets.clear()
         self._filler.spend(observation)
 
@@ -237,8 +238,10 @@ class Client:
 
 
 class _SafePoints:
-    """Marks the session as dead if anything but one of our own errors passes through: those are raised at safe points, while a
-    Ctrl-C may have come between two steps that belong together."""
+    """Marks the session as dead if anything but one of our own errors passes through.
+
+    Those are raised at safe points, while a Ctrl-C may have come between two steps that belong together.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client

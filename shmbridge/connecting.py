@@ -202,8 +202,8 @@ def _nobody_there(name: str, deadline: Deadline) -> str:
     dead = f"{naming.socket_path(name)} is there, but its host is dead; " if os.path.exists(naming.socket_path(name)) else ""
     here = f"in this {naming.SHM} there are: {', '.join(others)}; {nearest(name, others)}" if others else f"this {naming.SHM} has no hosts at all"
     return (
-        f"no host called {name!r} came up within {deadline.timeout:.1f} s ({dead}{here.rstrip('; ')}). Start it with: shmbridge serve --name {name} --policy_type …, "
-        f"and if it runs in another container, mount one tmpfs at {naming.SHM} in both"
+        f"no host called {name!r} came up within {deadline.timeout:.1f} s ({dead}{here.rstrip('; ')}). "
+        f"Start it with: shmbridge serve --name {name} --policy_type …, and if it runs in another container, mount one tmpfs at {naming.SHM} in both"
     )
 
 

@@ -67,7 +67,7 @@ class Exchange:
         """Whether one more request could find the host without a free action slot."""
         return len(self._under_way) >= self._connection.agreement.slots
 
-    def publish(self, slot: Slot, rows: np.ndarray, episodes: np.ndarray, resets: Mapping[int, str], step: int, write: float) -> None:
+    def publish(self, slot: Slot, *, rows: np.ndarray, episodes: np.ndarray, resets: Mapping[int, str], step: int, write: float) -> None:
         """Number the lent slot and send it.
 
         Args:

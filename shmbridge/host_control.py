@@ -205,14 +205,16 @@ class HostControl:
 
     def _check_hello(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
-            text = f"the client (shmbridge {hello.version}) speaks protocol {hello.protocol}, this host (shmbridge {__version__}) {PROTOCOL_VERSION}: install one version on both sides"
-            raise RemoteProtocolError(text)
+            versions = f"the client (shmbridge {hello.version}) speaks protocol {hello.protocol}, this host (shmbridge {__version__}) {PROTOCOL_VERSION}"
+            raise RemoteProtocolError(f"{versions}: install one version on both sides")
         if "glibc" not in hello.libc or "glibc" not in libc_version():
-            raise RemoteProtocolError(f"the client has {hello.libc}, this host {libc_version()}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
+            libraries = f"the client has {hello.libc}, this host {libc_version()}"
+            raise RemoteProtocolError(f"{libraries}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
         serving = [guest for guest in self._guests if guest.occupies]
         if len(serving) >= self._settings.max_sessions:
             names = ", ".join(f"{guest.name} for {time.monotonic() - guest.since:.0f} s" for guest in serving)
-            raise HostBusyError(f"host {self._listener.name!r} takes {self._settings.max_sessions} client(s) at a time and serves {names}; wait, or start a second host under another --name")
+            takes = f"host {self._listener.name!r} takes {self._settings.max_sessions} client(s) at a time (--max_sessions) and serves {names}"
+            raise HostBusyError(f"{takes}; wait, or start a second host under another --name")
         self._check_expectation("--policy_type", hello.policy, self._policy.name)
         self._check_expectation("the digest of the policy's configuration", hello.config_digest, self._policy.config_digest)
 

@@ -96,8 +96,8 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         names = self.names()
         listed = ", ".join(names) or "none is installed"
-        hint = nearest(name, names)
-        return f"no {self._kind} {name!r}{'; ' + hint if hint else ''}. There are: {listed}. A class of your own goes by package.module:Class or path/to/file.py:Class"
+        hint = f"; {found}" if (found := nearest(name, names)) else ""
+        return f"no {self._kind} {name!r}{hint}. There are: {listed}. A class of your own goes by package.module:Class or path/to/file.py:Class"
 
 
 def _place(value: type) -> str:

@@ -1,5 +1,7 @@
-"""One client's use of a policy: what is agreed at the start, and how each observation is answered. Hosts and local deployments
-run this very code."""
+"""One client's use of a policy: what is agreed at the start, and how each observation is answered.
+
+Hosts and local deployments run this very code.
+"""
 
 from __future__ import annotations
 

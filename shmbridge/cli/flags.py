@@ -102,7 +102,8 @@ def refuse_network(flags: dict[str, object]) -> None:
     """
     for flag, value in flags.items():
         if value is not None and value is not False:
-            raise SpecError(f"{flag} belongs to the path between two machines, which this version does not have. On one machine leave it out: --name NAME joins both sides through /dev/shm")
+            why = f"{flag} belongs to the path between two machines, which this version does not have"
+            raise SpecError(f"{why}. On one machine leave it out: --name NAME joins both sides through /dev/shm")
 
 
 def _underscored(word: str) -> str:
@@ -113,7 +114,8 @@ def _underscored(word: str) -> str:
 def _defaults(config_type: type) -> dict[str, str]:
     if not dataclasses.is_dataclass(config_type):
         return {}
-    return {field.name: f"default {field.default!r}" if field.default is not dataclasses.MISSING else "optional" for field in dataclasses.fields(config_type) if not _is_required(field)}
+    fields = [field for field in dataclasses.fields(config_type) if not _is_required(field)]
+    return {field.name: f"default {field.default!r}" if field.default is not dataclasses.MISSING else "optional" for field in fields}
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

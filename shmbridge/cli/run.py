@@ -80,7 +80,7 @@ def _deployment(words: Sequence[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("run", "Run an environment with a policy. ENVIRONMENT comes after all of these flags; what follows it are its own flags: see ENVIRONMENT --help.")
+    parser = make_parser("run", "Run an environment with a policy. What follows ENVIRONMENT are the environment's own flags: see ENVIRONMENT --help.")
     parser.usage = "shmbridge run [flags] ENVIRONMENT [the environment's own flags]"
     add_policy_flags(parser)
     parser.add_argument("--policy_deployment", choices=("local", "remote"), default="local", help="the same policy class in this process, or in a host")

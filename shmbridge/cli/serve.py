@@ -29,7 +29,8 @@ def main(words: Sequence[str]) -> int:
         add_config_flags(parser, found.config_type, found.__name__)
     args, rest = parser.parse_known_args(words)
     refuse_unknown(parser, rest)
-    refuse_network({"--host": args.host, "--port": args.port, "--api_token": args.api_token, "--api_token_file": args.api_token_file, "--insecure": args.insecure})
+    refuse_network({"--host": args.host, "--port": args.port, "--insecure": args.insecure})
+    refuse_network({"--api_token": args.api_token, "--api_token_file": args.api_token_file})
     if found is None:
         raise SpecError("say which policy to serve: --policy_type NAME; 'shmbridge policies' lists them")
     config, values = config_from_flags(args, found.config_type, args.policy_config_yaml_path, args.policy_type)

@@ -60,8 +60,10 @@ def megabytes(size: int) -> str:
 
 
 def _too_little(needed: int, purpose: str, room: Room) -> str:
-    remedy = HOW_TO_GROW if room.where == SHM else "raise the memory limit (--memory for docker and podman run), or use fewer environments or smaller cameras"
-    return f"this session needs {megabytes(needed)} of shared memory ({purpose}), but {room.where} has {megabytes(room.free)} free of {megabytes(room.total)}; {remedy}"
+    raise_limit = "raise the memory limit (--memory for docker and podman run), or use fewer environments or smaller cameras"
+    remedy = HOW_TO_GROW if room.where == SHM else raise_limit
+    has = f"{room.where} has {megabytes(room.free)} free of {megabytes(room.total)}"
+    return f"this session needs {megabytes(needed)} of shared memory ({purpose}), but {has}; {remedy}"
 
 
 _V2 = ("memory.max", "memory.current", "inactive_file")

@@ -24,8 +24,8 @@ def user_name(uid: int) -> str:
 def check_same_user(uid: int, who: str, path: str) -> None:
     """Raise AuthenticationError unless ``uid`` is ours."""
     if uid != os.geteuid():
-        text = f"{who} runs as {user_name(uid)}, this process as {user_name(os.geteuid())}; {path} is for one user only: run both sides as the same user (--user for docker and podman run)"
-        raise AuthenticationError(text)
+        users = f"{who} runs as {user_name(uid)}, this process as {user_name(os.geteuid())}; {path} is for one user only"
+        raise AuthenticationError(f"{users}: run both sides as the same user (--user for docker and podman run)")
 
 
 class LocalListener(ClosedInChildren):

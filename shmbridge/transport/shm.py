@@ -219,8 +219,8 @@ def _check_digests(welcome: Welcome, agreement: Agreement) -> None:
     ours = (agreement.layouts.observation.digest, agreement.layouts.action.digest)
     theirs = (welcome.observation_digest, welcome.action_digest)
     if ours != theirs:
-        text = f"the host lays slots out differently (digests {theirs[0][:12]}, {theirs[1][:12]}; here {ours[0][:12]}, {ours[1][:12]}): install one version of shmbridge on both sides"
-        raise LayoutMismatchError(text)
+        digests = f"digests {theirs[0][:12]}, {theirs[1][:12]}; here {ours[0][:12]}, {ours[1][:12]}"
+        raise LayoutMismatchError(f"the host lays slots out differently ({digests}): install one version of shmbridge on both sides")
 
 
 def _open_all(names: Sequence[str]) -> list[Semaphore]:
