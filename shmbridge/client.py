@@ -108,7 +108,10 @@ class Client:
         answer = None
         if empty.any():
             answer = self._ask(observation, empty, self._deadline(timeout))
-            self._queues.put(answer.actions, self._valid(answer), self._step)
+            valid = self._valid(answer)
+            if (empty & ~valid).any():
+                raise RemoteProtocolError(f"the host left out environments that were asked for: {np.flatnonzero(empty & ~valid).tolist()}; reconnect")
+            self._queues.put(answer.actions, valid, self._step)
         else:
             self._filler.spend(observation)
         actions, step = self._queues.pop()

@@ -67,16 +67,21 @@ class Guest:
         self.name = "a client that has not said hello"
         self.hello: Hello | None = None
         self.served: ServedSession | None = None
+        self.half_since: float | None = None
 
     @property
     def occupies(self) -> bool:
         """Whether it counts as a client: it said hello and is still here."""
         return self.hello is not None and self.conversation.state is not State.ENDED
 
+    def note_half_message(self) -> None:
+        """Remember since when a message has been half there."""
+        self.half_since = (self.half_since or time.monotonic()) if self.conversation.is_mid_message else None
+
     @property
-    def dawdles(self) -> bool:
-        """Whether the next word is the guest's: before hello, and between welcome and attached."""
-        return self.conversation.state in (State.CONNECTED, State.WELCOMED) or self.conversation.is_mid_message
+    def dawdling_since(self) -> float | None:
+        """Since when the next word has been the guest's: before hello, between welcome and attached, within a message."""
+        return self.since if self.conversation.state in (State.CONNECTED, State.WELCOMED) else self.half_since
 
 
 class HostControl:
@@ -173,7 +178,9 @@ class HostControl:
         except AuthenticationError as error:
             self._refuse(guest, error)
 
-    def _converse(self, guest: Guest) -> None:
+    def _converse(self, guest: Guest) -> bool:
+        """Take in what a guest sent; return whether there was anything."""
+        data = None
         try:
             guest.stream.flush()
             data = guest.stream.receive()
@@ -181,11 +188,13 @@ class HostControl:
                 self._lose(guest)
             for message in guest.conversation.receive(data or b""):
                 self._react(guest, message)
+            guest.note_half_message()
             self._watch(guest)
         except ShmbridgeError as error:
             self._refuse(guest, error)
         except OSError as error:
             self._end(guest, f"its connection broke: {error.strerror}")
+        return bool(data)
 
     def _watch(self, guest: Guest) -> None:
         if guest in self._guests:
@@ -210,6 +219,7 @@ class HostControl:
         if "glibc" not in hello.libc or "glibc" not in libc_version():
             libraries = f"the client has {hello.libc}, this host {libc_version()}"
             raise RemoteProtocolError(f"{libraries}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
+        self._catch_up()
         serving = [guest for guest in self._guests if guest.occupies]
         if len(serving) >= self._settings.max_sessions:
             names = ", ".join(f"{guest.name} for {time.monotonic() - guest.since:.0f} s" for guest in serving)
@@ -217,6 +227,12 @@ class HostControl:
             raise HostBusyError(f"{takes}; wait, or start a second host under another --name")
         self._check_expectation("--policy_type", hello.policy, self._policy.name)
         self._check_expectation("the digest of the policy's configuration", hello.config_digest, self._policy.config_digest)
+
+    def _catch_up(self) -> None:
+        """Take in all that the others sent: one that left or died before this hello must not keep its place."""
+        for guest in [guest for guest in self._guests if guest.occupies]:
+            while guest in self._guests and self._converse(guest):
+                pass
 
     def _check_expectation(self, what: str, expected: str | None, found: str) -> None:
         if expected is not None and expected != found:
@@ -272,12 +288,12 @@ class HostControl:
         self._end(guest, "it said goodbye")
 
     def _lose(self, guest: Guest) -> None:
-        if guest.served is not None:
-            logger.warning("%s is gone without a goodbye (killed?) after observation %d", guest.name, guest.served.session.sequence)
-        self._end(guest, "it is gone without a goodbye")
+        after = f" (killed?) after observation {guest.served.session.sequence}" if guest.served is not None else ""
+        self._end(guest, f"it is gone without a goodbye{after}")
 
     def _refuse(self, guest: Guest, error: ShmbridgeError) -> None:
-        logger.warning("%s is refused: %s", guest.name, error)
+        if guest.served is None:
+            logger.warning("%s is refused: %s", guest.name, error)
         self._end(guest, str(error), failure_from_exception(error))
 
     def _end(self, guest: Guest, reason: str, last_words: AnyMessage | None = None) -> None:
@@ -313,7 +329,8 @@ class HostControl:
         self._push_status_rarely()
         now = time.monotonic()
         for guest in list(self._guests):
-            if guest.dawdles and now - guest.since > self._settings.timeout:
+            dawdling = guest.dawdling_since
+            if dawdling is not None and now - dawdling > self._settings.timeout:
                 self._refuse(guest, ClosedError(f"nothing complete was heard for {self._settings.timeout:.1f} s; allow more with --timeout_ms"))
             elif self._settings.idle_timeout is not None and guest.served is not None and now - guest.served.last_active > self._settings.idle_timeout:
                 self._refuse(guest, ClosedError(f"nothing was asked for during {self._settings.idle_timeout:.0f} s (--idle_timeout_s)"))

@@ -18,9 +18,8 @@ MAX_NAME_CHARS = 200
 MAX_DIMENSIONS = 16
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*")
 _TEXT = re.compile(r"utf8\[([1-9][0-9]{0,6})\]")
-_NUMERIC = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
-)
+_INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+_NUMERIC = frozenset(["bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128"])
 DTYPES_TEXT = f"one of {', '.join(sorted(_NUMERIC))}, bfloat16, utf8[N]"
 
 

@@ -54,7 +54,10 @@ class Control(ClosedInChildren):
         while not self._arrived:
             if deadline.passed or not self._stream.wait_readable(deadline):
                 raise TimedOutError(f"waited {deadline.timeout:.1f} s for {self._peer}, {waiting_for}; allow more with --remote_start_timeout_ms")
-            self._arrived = self._receive(waiting_for)
+            try:
+                self._arrived = self._receive(waiting_for)
+            except PeerLostError as error:
+                raise PeerLostError(f"{error}: it ended while we were {waiting_for}; look at its log", peer=self._peer, phase=waiting_for) from None
         return self._arrived.pop(0)
 
     def take_descriptors(self, count: int) -> Sequence[int]:
@@ -122,7 +125,7 @@ class Control(ClosedInChildren):
     def _receive(self, phase: str) -> list[AnyMessage]:
         data = self._stream.receive()
         if data == b"":
-            raise PeerLostError(f"{self._peer} is gone while we were {phase}; start it again and reconnect", peer=self._peer, phase=phase)
+            raise PeerLostError(f"{self._peer} is gone", peer=self._peer, phase=phase)
         return self._conversation.receive(data) if data else []
 
     def _run(self, on_end: Callable[[], None]) -> None:

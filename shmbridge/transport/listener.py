@@ -44,11 +44,14 @@ class LocalListener(ClosedInChildren):
         super().__init__()
         self.name = naming.check_name(name)
         self._lock = _take_lock(self.name)
+        path = naming.socket_path(self.name)
         try:
             naming.remove_leftovers(self.name)
-            self._socket = _bind(naming.socket_path(self.name))
-        except BaseException:
+            self._socket = _bind(path)
+        except BaseException as error:
             self._give_up_lock()
+            if isinstance(error, PermissionError):
+                raise _not_ours(self.name, path) from None
             raise
 
     def fileno(self) -> int:
@@ -87,11 +90,15 @@ def _take_lock(name: str) -> int:
     try:
         descriptor = posix.lock_file(path)
     except PermissionError:
-        owner = user_name(os.stat(path).st_uid)
-        raise HostExistsError(f"{path} belongs to {owner}: the name {name!r} is theirs on this machine; take another one with --name") from None
+        raise _not_ours(name, path) from None
     if descriptor is None:
         raise HostExistsError(f"a host called {name!r} is running already on this machine; stop it, or start this one with another --name")
     return descriptor
+
+
+def _not_ours(name: str, path: str) -> HostExistsError:
+    owner = user_name(os.stat(path).st_uid) if os.path.exists(path) else "nobody, but its folder is not writable"
+    return HostExistsError(f"{path} belongs to {owner}: the name {name!r} cannot be had by {user_name(os.geteuid())}; take another one with --name")
 
 
 def _bind(path: str) -> socket.socket:

@@ -7,6 +7,7 @@ anything, except that the doorbell, an eventfd, tells the host's worker to look:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -46,19 +47,28 @@ class ShmConnection(Connection):
         self._closed = False
         self._in_use = threading.Lock()
         _check_digests(welcome, agreement)
-        observation, action, self._bell = control.take_descriptors(_DESCRIPTORS)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._attach(control.take_descriptors(_DESCRIPTORS), welcome.semaphores, undo)
+            control.say(Attached())
+            self._undo = undo.pop_all()
+        control.watch(self._wake_waiters)
+
+    def _attach(self, descriptors: Sequence[int], semaphores: Sequence[str], undo: contextlib.ExitStack) -> None:
+        """Map the memory and open the semaphores; ``undo`` lets go of all of it, in reverse."""
+        observation, action, self._bell = descriptors
+        agreement = self.agreement
+        undo.callback(os.close, self._bell)
+        with contextlib.ExitStack() as mapped:
+            for descriptor in (observation, action):
+                mapped.callback(os.close, descriptor)
             self._observations = Segment(agreement.layouts.observation, agreement.slots, observation, writable=True)
+            undo.callback(self._observations.close)
             self._actions = Segment(agreement.layouts.action, agreement.slots, action, writable=False)
-        finally:
-            os.close(observation)
-            os.close(action)
-        self._semaphores = _open_all(welcome.semaphores)
+            undo.callback(self._actions.close)
+        self._semaphores = _open_all(semaphores, undo)
         free, full, action_free, action_full = self._semaphores
         self._producer = Producer(self._observations.slots, free, full, self._raise_if_lost)
         self._consumer = Consumer(self._actions.slots, action_free, action_full, self._raise_if_lost)
-        control.say(Attached())
-        control.watch(self._wake_waiters)
 
     def loan(self, deadline: Deadline) -> Slot | None:
         self._phase = "waiting for a free observation slot"
@@ -100,11 +110,7 @@ class ShmConnection(Connection):
         # the semaphores go; should it not leave in time, leaking them is better than pulling them from under it.
         self._control.close()
         if self._in_use.acquire(timeout=_LEAVE_SECONDS):
-            for semaphore in self._semaphores:
-                semaphore.close()
-            self._observations.close()
-            self._actions.close()
-            os.close(self._bell)
+            self._undo.close()
 
     def _wake_waiters(self) -> None:
         # Only this process waits on these two. Each post stands for no slot: _raise_if_lost speaks before anything is read.
@@ -117,7 +123,7 @@ class ShmConnection(Connection):
         if ended is None:
             return
         if isinstance(ended, PeerLostError):
-            text = f"{ended} (noticed while {self._phase}, after observation {self._sequence})"
+            text = f"{ended}; we were {self._phase} (observation {self._sequence}). Start the host again and reconnect"
             raise PeerLostError(text, peer=self.peer, phase=self._phase, sequence=self._sequence)
         raise type(ended)(str(ended))
 
@@ -223,17 +229,13 @@ def _check_digests(welcome: Welcome, agreement: Agreement) -> None:
         raise LayoutMismatchError(f"the host lays slots out differently ({digests}): install one version of shmbridge on both sides")
 
 
-def _open_all(names: Sequence[str]) -> list[Semaphore]:
+def _open_all(names: Sequence[str], undo: contextlib.ExitStack) -> list[Semaphore]:
     if len(names) != len(naming.SEMAPHORES):
         raise RemoteProtocolError(f"the host named {len(names)} semaphores, expected {len(naming.SEMAPHORES)}")
     opened: list[Semaphore] = []
-    try:
-        for name in names:
-            opened.append(Semaphore.open(name))
-    except BaseException:
-        for semaphore in opened:
-            semaphore.close()
-        raise
+    for name in names:
+        opened.append(Semaphore.open(name))
+        undo.callback(opened[-1].close)
     return opened
 
 

@@ -1,0 +1,17 @@
+# make demo | test | check. Everything is set up on the first call; "python3 launch/bootstrap.py" does the same without make.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check
+
+help:
+	@"$(PYTHON)" launch/bootstrap.py --help
+
+demo:
+	@"$(PYTHON)" launch/bootstrap.py demo $(DEMO_FLAGS)
+
+test:
+	@"$(PYTHON)" launch/bootstrap.py test $(TEST_FLAGS)
+
+check:
+	@"$(PYTHON)" launch/bootstrap.py check
