@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,11 +58,23 @@ class RolloutResult:
         episodes: Counted ones, in the order in which they ended.
         steps: Steps of the whole batch.
         timings: One per request to the policy.
+        actions_hash: What :attr:`actions_digest` is made of.
     """
 
     episodes: list[Episode] = field(default_factory=list)
     steps: int = 0
     timings: list[Timing] = field(default_factory=list)
+    actions_hash: Any = field(default_factory=hashlib.sha256, repr=False)
+
+    @property
+    def actions_digest(self) -> str:
+        """SHA-256 of every action taken, in order: two runs with equal digests acted the same, bit for bit."""
+        return str(self.actions_hash.hexdigest())
+
+    def add_actions(self, actions: Mapping[str, np.ndarray]) -> None:
+        """Count the actions of one step in."""
+        for name in sorted(actions):
+            self.actions_hash.update(np.ascontiguousarray(actions[name]))
 
     def metrics(self) -> dict[str, float]:
         """Return the mean of each reported number over the finished episodes, and ``num_episodes``."""
@@ -139,6 +152,7 @@ class _Run:
         reply = self._client.act(self._slot)
         if reply.timing is not None:
             self.result.timings.append(reply.timing)
+        self.result.add_actions(reply.actions)
         self._slot = self._client.loan()
         step = self._environment.step(reply.actions, out=self._slot)
         self.result.steps += 1

@@ -51,6 +51,7 @@ def write_report(folder: Path, result: RolloutResult, client: Client, settings: 
         "bytes_per_observation": agreed.layouts.observation.stride,
         "metrics": result.metrics(),
         "steps": result.steps,
+        "actions_sha256": result.actions_digest,
         "requests": len(result.timings),
         "latency_ms": latencies(result.timings),
         "episodes": [asdict(episode) for episode in result.episodes],
