@@ -44,8 +44,8 @@ class Producer:
         Raises:
             PeerLostError: The consumer is gone.
         """
+        self._raise_if_lost()
         if self._lent is None:
-            self._raise_if_lost()
             # SYNC POINT: pairs with Consumer.release. Its reads of this slot happened before our writes to it.
             acquired = self._free.acquire(deadline)
             self._raise_if_lost()

@@ -111,6 +111,7 @@ class ShmConnection(Connection):
         self._control.close()
         if self._in_use.acquire(timeout=_LEAVE_SECONDS):
             self._undo.close()
+            self._in_use.release()  # who calls later finds the session ended, not a lock that nobody gives back
 
     def _wake_waiters(self) -> None:
         # Only this process waits on these two. Each post stands for no slot: _raise_if_lost speaks before anything is read.

@@ -1,0 +1,1 @@
+"""How simulators, and pairs of a simulator and a policy, are started."""

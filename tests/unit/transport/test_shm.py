@@ -1,0 +1,321 @@
+"""Both ends of a session over shared memory, joined by a socket pair."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+import pytest
+from helpers import make_agreement, mapped_segments, open_descriptors, ours_in_shm
+
+from shmbridge.errors import ClosedError, LayoutMismatchError, PeerLostError, RemoteProtocolError, SegmentNotReadyError, SharedMemoryFullError, ShmbridgeError
+from shmbridge.layout import ActionHeader, ObservationHeader
+from shmbridge.memory import capacity
+from shmbridge.memory.waiting import Deadline
+from shmbridge.messages import Attached, Close, Hello, Welcome
+from shmbridge.protocol import Conversation, Role
+from shmbridge.transport.base import Agreement
+from shmbridge.transport.control import Control
+from shmbridge.transport.shm import ShmConnection, ShmHostEnd
+from shmbridge.transport.stream import Stream
+
+SOON, LONG = Deadline(0.0), 60.0
+
+
+@dataclass
+class Session:
+    """A host's end that the test plays, and a client's end that attached to it."""
+
+    name: str
+    agreement: Agreement
+
+    def __post_init__(self) -> None:
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.end = ShmHostEnd(self.agreement, "client 1", self.name, self.bell)
+        ours, theirs = socket.socketpair()
+        self.control, self.host_stream = Control(Stream(ours), f"host {self.name!r}"), Stream(theirs)
+        self.conversation = Conversation(Role.HOST)
+        self.connection: ShmConnection | None = None
+
+    def attach(self, **changes: object) -> ShmConnection:
+        """Shake hands; ``changes`` are made to the welcome."""
+        self.control.say(Hello(1, "0.1.0", "glibc", "client 1", 2, 2, []))
+        self._hear()
+        welcome, descriptors = self.end.welcome()
+        self.host_stream.send(self.conversation.send(msgspec.structs.replace(welcome, **changes)), descriptors)
+        heard = self.control.hear(Deadline(LONG), "saying hello")
+        assert isinstance(heard, Welcome)
+        self.connection = ShmConnection(self.control, heard, self.agreement, f"host {self.name!r}")
+        assert self._hear() == [Attached()]
+        self.end.forget_names()
+        return self.connection
+
+    def _hear(self) -> list[object]:
+        assert self.host_stream.wait_readable(Deadline(LONG))
+        return list(self.conversation.receive(self.host_stream.receive() or b""))
+
+    def close(self) -> None:
+        """End both ends, as a host and a client do; may be called twice."""
+        if self.connection is not None:
+            self.connection.close()
+        self.control.close()
+        self.host_stream.close()
+        self.end.forget_names()
+        self.end.close()
+        if self.bell >= 0:
+            os.close(self.bell)
+            self.bell = -1
+
+
+@pytest.fixture
+def session(unique_name: str) -> Iterator[Session]:
+    made = Session(unique_name, make_agreement(2))
+    yield made
+    made.close()
+
+
+def answer(session: Session) -> None:
+    observation, action = session.end.try_take(), session.end.try_loan()
+    assert observation is not None and action is not None
+    header = observation.read_header()
+    action.tensors["action"][...] = observation.tensors["q"][:, None, :]
+    action.write_header(ActionHeader(header.generation, header.sequence, 0, 0))
+    session.end.publish()
+    session.end.release(observation)
+
+
+def publish(connection: ShmConnection, number: int) -> None:
+    slot = connection.loan(Deadline(LONG))
+    assert slot is not None
+    slot.tensors["q"][...] = number
+    slot.write_header(ObservationHeader(7, number, 0, 1))
+    connection.publish(number)
+
+
+def test_observations_go_there_and_actions_come_back(session: Session) -> None:
+    connection = session.attach()
+    for number in range(1, 8):
+        publish(connection, number)
+        assert session.end.waiting == 1
+        answer(session)
+        slot = connection.take(Deadline(LONG))
+        assert slot is not None
+        assert slot.read_header().sequence == number
+        assert slot.tensors["action"][1, 2, 1] == number
+        connection.release(slot)
+    assert connection.take(SOON) is None
+
+
+def test_each_observation_rings_the_bell(session: Session) -> None:
+    connection = session.attach()
+    publish(connection, 1)
+    publish(connection, 2)
+    assert os.eventfd_read(session.bell) == 2
+
+
+def test_names_are_there_between_welcome_and_attached_only(session: Session) -> None:
+    assert len(ours_in_shm(session.name)) == 4
+    session.attach()
+    assert ours_in_shm(session.name) == []
+
+
+def test_each_side_can_write_only_what_it_produces(session: Session) -> None:
+    connection = session.attach()
+    publish(connection, 1)
+    observation = session.end.try_take()
+    assert observation is not None
+    with pytest.raises(ValueError, match="read-only"):
+        observation.tensors["q"][...] = 0
+    action = session.end.try_loan()
+    assert action is not None
+    session.end.publish()
+    taken = connection.take(Deadline(LONG))
+    assert taken is not None
+    with pytest.raises(ValueError, match="read-only"):
+        taken.tensors["action"][...] = 0
+
+
+def test_a_host_without_a_free_action_slot_is_told_at_once(session: Session) -> None:
+    session.attach()
+    for _ in range(2):
+        assert session.end.try_loan() is not None
+        session.end.publish()
+    assert session.end.try_loan() is None
+
+
+@pytest.mark.parametrize("waits_for", ["an action", "a free observation slot"])
+def test_a_lost_host_wakes_a_blocked_client_with_peer_phase_and_sequence(session: Session, waits_for: str) -> None:
+    connection = session.attach()
+    publish(connection, 1)
+    publish(connection, 2)
+    errors: list[PeerLostError] = []
+
+    def wait() -> None:
+        try:
+            connection.take(Deadline(LONG)) if waits_for == "an action" else connection.loan(Deadline(LONG))
+        except PeerLostError as error:
+            errors.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    session.host_stream.close()
+    waiter.join()
+    (error,) = errors
+    assert (error.peer, error.phase, error.sequence) == (f"host '{session.name}'", f"waiting for {waits_for}", 2)
+    assert f"noticed while waiting for {waits_for}, after observation 2" in str(error)
+
+
+def test_after_the_loss_nothing_is_lent_published_taken_or_released(session: Session) -> None:
+    connection = session.attach()
+    publish(connection, 1)
+    answer(session)
+    slot = connection.take(Deadline(LONG))
+    assert slot is not None
+    assert connection.loan(SOON) is not None
+    session.host_stream.close()
+    while session.control.ended is None:
+        threading.Event().wait(0.005)
+    for call in (
+        lambda: connection.loan(SOON),
+        lambda: connection.publish(2),
+        lambda: connection.take(SOON),
+        lambda: connection.release(slot),
+        lambda: connection.host_status(SOON),
+        lambda: connection.stop_host(SOON),
+    ):
+        with pytest.raises(PeerLostError):
+            call()
+
+
+def test_closing_from_another_thread_ends_a_blocked_wait(session: Session) -> None:
+    connection = session.attach()
+    errors: list[ShmbridgeError] = []
+
+    def wait() -> None:
+        try:
+            connection.take(Deadline(LONG))
+        except ShmbridgeError as error:
+            errors.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    connection.close()
+    waiter.join()
+    assert [type(error) for error in errors] == [ClosedError]
+    for call in (lambda: connection.loan(SOON), lambda: connection.take(SOON), connection.close):
+        if call == connection.close:
+            call()
+        else:
+            with pytest.raises(ClosedError):
+                call()
+
+
+def test_a_session_that_was_lost_is_not_answered_by_the_host(session: Session) -> None:
+    connection = session.attach()
+    publish(connection, 1)
+    session.end.mark_lost("it is gone without a goodbye")
+    with pytest.raises(ClosedError, match="it is gone without a goodbye"):
+        session.end.try_take()
+
+
+@pytest.mark.parametrize("change", [{"observation_digest": "00"}, {"action_digest": "00"}])
+def test_another_layout_is_refused_with_both_digests(session: Session, change: dict[str, str]) -> None:
+    with pytest.raises(LayoutMismatchError, match="install one version of shmbridge on both sides"):
+        session.attach(**change)
+
+
+@pytest.mark.parametrize("names", [[], ["/a"], ["/a"] * 5])
+def test_another_number_of_semaphores_is_the_hosts_fault(session: Session, names: list[str]) -> None:
+    with pytest.raises(RemoteProtocolError, match="semaphores"):
+        session.attach(semaphores=names)
+
+
+@pytest.mark.parametrize("names", [["/a b"] * 4, ["../../etc/passwd"] * 4, ["/" + "x" * 300] * 4, ["/\0"] * 4, ["/ü"] * 4, [""] * 4])
+def test_semaphores_of_impossible_names_are_an_error_of_ours(session: Session, names: list[str]) -> None:
+    with pytest.raises(ShmbridgeError):
+        session.attach(semaphores=names)
+
+
+def test_missing_semaphores_mean_another_tmpfs(session: Session) -> None:
+    with pytest.raises(SegmentNotReadyError, match="mount the same tmpfs"):
+        session.attach(semaphores=[f"/shmbridge.{session.name}.none.{i}" for i in range(4)])
+
+
+def test_memory_of_another_size_is_refused(session: Session) -> None:
+    session.agreement = make_agreement(2, slots=3)
+    with pytest.raises(SegmentNotReadyError, match="disagree about the layout"):
+        session.attach()
+
+
+def count_resources() -> tuple[dict[int, str], int]:
+    return open_descriptors(), mapped_segments()
+
+
+def test_closing_both_ends_leaves_neither_memory_nor_descriptors(unique_name: str) -> None:
+    before = count_resources()
+    session = Session(unique_name, make_agreement(2))
+    session.attach()
+    session.close()
+    assert session.connection is not None  # memory must go with close(), not only with the last reference
+    assert open_descriptors() == before[0]
+    assert mapped_segments() == before[1]
+
+
+@pytest.mark.parametrize("break_it", ["digests", "semaphores", "sizes", "goodbye"])
+def test_an_attach_that_fails_leaves_neither_memory_nor_descriptors(unique_name: str, break_it: str) -> None:
+    before = count_resources()
+    session = Session(unique_name, make_agreement(2))
+    if break_it == "sizes":
+        session.agreement = make_agreement(2, slots=3)
+    changes: dict[str, object] = {"digests": {"action_digest": "00"}, "semaphores": {"semaphores": [f"/shmbridge.{unique_name}.none.x"] * 4}}.get(break_it, {})
+    if break_it == "goodbye":
+        session.control.say = lambda message: (_ for _ in ()).throw(PeerLostError("gone")) if isinstance(message, Attached) else Control.say(session.control, message)  # type: ignore[method-assign]  # the host goes in between
+    with pytest.raises(ShmbridgeError):
+        session.attach(**changes)
+    session.close()
+    assert count_resources() == before
+
+
+def test_too_little_memory_is_said_before_anything_is_reserved(unique_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "tmpfs_room", lambda: capacity.Room("/dev/shm", 1000, 64_000_000))
+    before = count_resources()
+    with pytest.raises(SharedMemoryFullError) as refusal:
+        ShmHostEnd(make_agreement(2), "client 1", unique_name, -1)
+    assert "2 environments: 2 slots of" in str(refusal.value)
+    assert "for observations + 2 slots of" in str(refusal.value)
+    assert refusal.value.free == 1000
+    assert count_resources() == before
+
+
+def test_half_made_sessions_leave_nothing(unique_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shmbridge.transport import shm
+
+    made = []
+    create = shm.Semaphore.create
+
+    def create_two(name: str, value: int) -> object:
+        if len(made) == 2:
+            raise SharedMemoryFullError("no page left")
+        made.append(name)
+        return create(name, value)
+
+    monkeypatch.setattr(shm.Semaphore, "create", create_two)
+    before = count_resources()
+    with pytest.raises(SharedMemoryFullError):
+        ShmHostEnd(make_agreement(2), "client 1", unique_name, -1)
+    assert ours_in_shm(unique_name) == []
+    assert count_resources() == before
+
+
+def test_closing_says_goodbye(session: Session) -> None:
+    connection = session.attach()
+    connection.close()
+    assert session._hear() == [Close()]
+
+
+def test_generations_do_not_mix() -> None:
+    assert replace(make_agreement(2), generation=8) != make_agreement(2)
