@@ -7,7 +7,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -71,7 +72,8 @@ def value_from_text(config_type: type, name: str, text: str) -> Any:
     import yaml  # as above
 
     hint = get_type_hints(config_type).get(name)
-    if hint is str or str in get_args(hint):
+    is_choice = get_origin(hint) in (Union, UnionType)
+    if hint is str or (is_choice and str in get_args(hint)):
         return text
     try:
         return yaml.safe_load(text)

@@ -167,18 +167,21 @@ class PolicySession:
     def _infer(self, observation: Slot, action: Slot, header: ObservationHeader) -> None:
         rows = range(self.agreement.num_envs) if header.all_rows else np.flatnonzero(observation.words["@rows"]).tolist()
         kept_before = _references(observation)
-        chunks = self._run(observation.tensors, list(rows), copy=not header.all_rows)
         place = slice(None) if header.all_rows else rows
-        for name, chunk in chunks.items():
-            action.tensors[name][place] = chunk
-        action.words["@rows"][:] = 0
-        action.words["@rows"][place] = 1
-        del chunks
+        _write(action, place, self._run(observation.tensors, list(rows), copy=not header.all_rows))
         _refuse_kept_views(observation, kept_before)
 
     def _run(self, tensors: Mapping[str, np.ndarray], env_ids: list[int], *, copy: bool) -> dict[str, np.ndarray]:
         inputs = {name: _read_only(array[env_ids]) if copy else array for name, array in tensors.items()}
         return check_actions(self._policy.infer(self._state, inputs, env_ids), self.agreement.specs, len(env_ids))
+
+
+def _write(action: Slot, place: Any, chunks: Mapping[str, np.ndarray]) -> None:
+    # A function of its own, so that no variable of ours still holds a chunk, which may be a view, when references are counted.
+    for name, chunk in chunks.items():
+        action.tensors[name][place] = chunk
+    action.words["@rows"][:] = 0
+    action.words["@rows"][place] = 1
 
 
 def _references(slot: Slot) -> list[int]:

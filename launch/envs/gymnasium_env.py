@@ -97,7 +97,7 @@ class GymnasiumEnvironment(shmbridge.Environment):
 
     def _image_spec(self) -> shmbridge.TensorSpec:
         self._copies.reset()
-        return shmbridge.TensorSpec(IMAGE, np.shape(self._copies.envs[0].render()), "uint8", unit="sRGB")
+        return shmbridge.TensorSpec(IMAGE, np.asarray(self._copies.envs[0].render()).shape, "uint8", unit="sRGB")
 
     def _write(self, observation: Any, rows: Sequence[int] | np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         arrays = dict(_leaves(observation, "observation"))
@@ -124,7 +124,8 @@ def _leaves(tree: Any, alone: str, prefix: str = "") -> Iterator[tuple[str, Any]
 def _specs(space: gymnasium.Space[Any], alone: str) -> Iterator[shmbridge.TensorSpec]:
     for name, leaf in _leaves(_space_tree(space), alone):
         if leaf.shape is None or leaf.dtype is None:
-            raise shmbridge.SpecError(f"{name!r} is a {type(leaf).__name__} space, which has no fixed shape; wrap the environment so that it has")
+            kind = f"a {type(leaf).__name__} space, which has no fixed shape"
+            raise shmbridge.SpecError(f"{name!r} is {kind}; wrap the environment so that it has")
         yield shmbridge.TensorSpec(name, leaf.shape, leaf.dtype.name)
 
 

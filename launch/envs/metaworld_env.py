@@ -171,8 +171,9 @@ class _Copy:
 def _make(config: MetaWorldConfig) -> SawyerXYZEnv:
     if config.task not in ALL_V3_ENVIRONMENTS:
         raise shmbridge.SpecError(f"Meta-World has no task {config.task!r}; it has {', '.join(ALL_V3_ENVIRONMENTS)}")
-    if not 1 <= config.max_episode_steps <= SawyerXYZEnv.max_path_length:
-        raise shmbridge.SpecError(f"max_episode_steps must lie between 1 and {SawyerXYZEnv.max_path_length}, not {config.max_episode_steps}")
+    longest = SawyerXYZEnv.max_path_length
+    if not 1 <= config.max_episode_steps <= longest:
+        raise shmbridge.SpecError(f"max_episode_steps must lie between 1 and {longest}, not {config.max_episode_steps}")
     env = ALL_V3_ENVIRONMENTS[config.task]()
     # What Meta-World's set_task and its goal-observable classes do: draw positions at each reset, from the seeded
     # generator, and show the goal. The observation space is cached and depends on the latter.

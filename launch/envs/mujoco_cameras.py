@@ -77,6 +77,7 @@ class Cameras:
         self._options = mujoco.MjvOption()
         self._cameras = {name: _camera(model, name) for name in names}
         try:
+            mujoco.gl_context.GLContext(width, height).free()  # by itself first: a Renderer that gets none complains again when collected
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # each GL stack has errors of its own
             found = os.environ["MUJOCO_GL"]

@@ -24,12 +24,12 @@ class PixelBcConfig:
 
     Attributes:
         weights: A safetensors file written by ``train.py``; None takes the one that comes with this folder (drawer-open-v3).
-        device: Of torch, for example ``cpu`` or ``cuda:0``.
+        torch_device: For example ``cpu`` or ``cuda:0``.
         num_threads: CPU threads of torch in this whole process. Results are bit for bit the same only where it is the same.
     """
 
     weights: str | None = None
-    device: str = "cpu"
+    torch_device: str = "cpu"
     num_threads: int = 1
 
 
@@ -47,7 +47,7 @@ class PixelBcPolicy(shmbridge.Policy):
         config = config or PixelBcConfig()
         super().__init__(config)
         torch.set_num_threads(config.num_threads)
-        self._device = torch.device(config.device)
+        self._device = torch.device(config.torch_device)
         self._network, self._names = _load(Path(config.weights) if config.weights else DEFAULT_WEIGHTS, self._device)
 
     def specs(self, offered: Mapping[str, shmbridge.TensorSpec]) -> shmbridge.PolicySpecs:

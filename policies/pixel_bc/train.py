@@ -81,7 +81,8 @@ def _shift(images: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     transform = torch.eye(2, 3).repeat(len(images), 1, 1)
     transform[:, :, 2] = by
     grid = nn.functional.affine_grid(transform, list(images.shape), align_corners=False)
-    return nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    moved: torch.Tensor = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return moved
 
 
 def _parse() -> argparse.Namespace:

@@ -23,7 +23,7 @@ class RandomConfig:
         horizon: Steps in an action chunk.
         low: Smallest value.
         high: Largest value; of whole numbers it is drawn too.
-        seed: Of the generators; each environment has its own.
+        random_seed: Of the generators; each environment has its own.
     """
 
     action_name: str = "action"
@@ -32,7 +32,7 @@ class RandomConfig:
     horizon: int = 1
     low: float = -1.0
     high: float = 1.0
-    seed: int = 0
+    random_seed: int = 0
 
 
 @shmbridge.register_policy("random")
@@ -53,7 +53,7 @@ class RandomPolicy(shmbridge.Policy):
         return shmbridge.PolicySpecs(observation=list(offered.values()), action=[self._action], horizon=self._config.horizon)
 
     def new_session(self, num_envs: int) -> list[np.random.Generator]:
-        return [np.random.default_rng([self._config.seed, env_id]) for env_id in range(num_envs)]
+        return [np.random.default_rng([self._config.random_seed, env_id]) for env_id in range(num_envs)]
 
     def infer(
         self,

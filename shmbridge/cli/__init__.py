@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (_, help_text) in COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     command = parser.parse_args(words[:1]).command
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("shmbridge").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     return _guarded(command, with_underscores(words[1:]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -47,6 +48,7 @@ def write_report(folder: Path, result: RolloutResult, client: Client, settings: 
         "policy": {"name": agreed.policy, "config_digest": agreed.config_digest, "horizon": agreed.specs.horizon},
         "observation": _specs(agreed.specs.observation),
         "action": _specs(agreed.specs.action),
+        "machine": _machine(),
         "path": client.path,
         "bytes_per_observation": agreed.layouts.observation.stride,
         "metrics": result.metrics(),
@@ -60,6 +62,19 @@ def write_report(folder: Path, result: RolloutResult, client: Client, settings: 
     path = folder / "report.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _machine() -> dict[str, object]:
+    """Return what latencies depend on: processor kind, cores, how busy they were over the last minute, memory."""
+    import psutil  # slow to import, and needed here only
+
+    return {
+        "processor": platform.machine(),
+        "cores": psutil.cpu_count(logical=False),
+        "threads": psutil.cpu_count(),
+        "load_1min": round(psutil.getloadavg()[0], 2),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
 
 
 def _specs(specs: Sequence[TensorSpec]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shmbridge.cli.flags import TOKEN_HELP, add_config_flags, add_policy_flags, config_from_flags, make_parser, policy_class, refuse_network, refuse_unknown
@@ -20,7 +20,7 @@ from shmbridge.errors import ShmbridgeError, SpecError
 from shmbridge.memory.naming import DEFAULT_NAME
 from shmbridge.messages import Status
 from shmbridge.registry import environments, policies
-from shmbridge.rollout import RolloutResult, rollout
+from shmbridge.rollout import rollout
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +38,25 @@ def main(words: Sequence[str]) -> int:
     if not theirs:
         parser.error("say which ENVIRONMENT to run, after all flags; 'shmbridge envs' lists them")
     _check(args)
-    with _environment(theirs, args) as environment, _client(environment, args) as client:
+    with _environment(theirs, args) as (environment, given), _client(environment, args) as client:
         try:
-            return _run(environment, client, args, theirs[0])
+            return _run(environment, client, args, {"name": theirs[0], **given})
         finally:
             if args.remote_kill_on_exit:
                 _stop_host(client)
 
 
-def _run(environment: Environment, client: Client, args: argparse.Namespace, name: str) -> int:
-    logger.info("%s with policy %s over %s, %d environment(s)", name, client.agreement.policy, client.path, environment.num_envs)
+def _run(environment: Environment, client: Client, args: argparse.Namespace, described: Mapping[str, object]) -> int:
+    logger.info("%s with policy %s over %s, %d environment(s)", described["name"], client.agreement.policy, client.path, environment.num_envs)
     with Watcher(client, args.num_episodes, args.num_steps, args.output_dir) as watcher:
         result = rollout(environment, client, num_steps=args.num_steps, num_episodes=args.num_episodes, seed=args.seed, watch=watcher.watch)
-    _tell(result, client, args, name, watcher.video)
-    return 0
-
-
-def _tell(result: RolloutResult, client: Client, args: argparse.Namespace, name: str, video: Path | None) -> None:
     print_latency(result.timings)
-    if video is not None:
-        print(f"Video of the first episode: {video}")
+    if watcher.video is not None:
+        print(f"Video of the first episode: {watcher.video}")
     if args.output_dir is not None:
-        print(f"Report: {write_report(args.output_dir, result, client, {**_plain(args), 'environment': name})}")
+        print(f"Report: {write_report(args.output_dir, result, client, {**_plain(args), 'environment': described})}")
     print(f"Metrics: {result.metrics()}", flush=True)
+    return 0
 
 
 def _environment_place(words: Sequence[str]) -> int:
@@ -133,7 +129,8 @@ def _check_local(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _environment(words: Sequence[str], args: argparse.Namespace) -> Iterator[Environment]:
+def _environment(words: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[Environment, dict[str, object]]]:
+    """Build the environment; yield it and the settings that were given for it."""
     name, flags = words[0], words[1:]
     found = environments.load(name)
     parser = make_parser(f"run … {name}", (found.__doc__ or "").splitlines()[0])
@@ -141,10 +138,10 @@ def _environment(words: Sequence[str], args: argparse.Namespace) -> Iterator[Env
     own, rest = parser.parse_known_args(flags)
     _refuse_misplaced(rest, name)
     refuse_unknown(parser, rest)
-    config, _ = config_from_flags(own, found.config_type, None, name)
+    config, given = config_from_flags(own, found.config_type, None, name)
     environment = found(config, num_envs=args.num_envs, enable_cameras=args.enable_cameras, headless=args.headless, device=args.device)
     try:
-        yield environment
+        yield environment, given
     finally:
         environment.close()
 

@@ -118,4 +118,6 @@ class _Video:
         import imageio  # optional: the extra 'video'; Watcher looked whether it is there
 
         self._folder.mkdir(parents=True, exist_ok=True)
+        for older in self._folder.glob("episode_0_*.mp4"):
+            older.unlink()
         return imageio.get_writer(self._path, fps=_FRAMES_PER_SECOND, macro_block_size=8)

@@ -96,8 +96,11 @@ def _run_steps(environment: Environment, steps: int, seed: int) -> list[dict[str
     generator = np.random.default_rng(seed)
     for _ in range(steps):
         action = _sample(environment.specs.action, environment.num_envs, generator)
-        _check_step(environment, environment.step(action, out=out))
+        step = environment.step(action, out=out)
+        _check_step(environment, step)
         seen.append(_copied(out))
+        if np.any(np.asarray(step.terminated) | np.asarray(step.truncated)):
+            break  # what follows depends on the way of resetting, which is not asked here
     return seen
 
 
