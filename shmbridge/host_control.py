@@ -206,8 +206,9 @@ class HostControl:
         react(guest, message)
 
     def _hello(self, guest: Guest, hello: Hello) -> None:
+        guest.name = _printable(hello.client)
         self._check_hello(hello)
-        guest.hello, guest.name = hello, _printable(hello.client)
+        guest.hello = hello
         self._push_status()
         offer = Offer(hello.observation, hello.num_envs, hello.slots, hello.action)
         self._worker.post(lambda: self._open_on_worker(guest, offer))

@@ -254,7 +254,8 @@ def check_agreement(offered: Iterable[TensorSpec], wanted: Iterable[TensorSpec],
     want = {spec.name: spec for spec in wanted}
     notes = {name: _disagreement(have, spec) for name, spec in want.items()}
     if any(notes.values()):
-        rows = [(name, str(have.get(name, "-")), str(want.get(name, "-")), notes.get(name, "")) for name in (*want, *(have.keys() - want.keys()))]
+        names = [*want, *(name for name in have if name not in want)]
+        rows = [(name, str(have.get(name, "-")), str(want.get(name, "-")), notes.get(name, "")) for name in names]
         raise SpecError(f"the tensors {left} and those {right} do not agree:\n{table(('', left, right, ''), rows)}")
 
 

@@ -170,6 +170,14 @@ def _client(environment: Environment, args: argparse.Namespace) -> Iterator[Clie
 
 
 def _remote_client(environment: Environment, args: argparse.Namespace) -> Client:
+    try:
+        return _connect_remote(environment, args)
+    except SpecError as error:
+        hint = "" if args.enable_cameras else "\nThe environment's cameras are offered with --enable_cameras only"
+        raise SpecError(f"{error}{hint}") from None
+
+
+def _connect_remote(environment: Environment, args: argparse.Namespace) -> Client:
     digest = None if args.policy_config_yaml_path is None else config_digest(read_yaml(args.policy_config_yaml_path))
     return connect(
         f"shm://{args.name or DEFAULT_NAME}",
