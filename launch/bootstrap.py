@@ -17,7 +17,7 @@ MACHINES = ("x86_64", "aarch64")
 
 def obstacles(version, implementation, system, machine, bits, libc):
     """Return what of this machine is not as needed, each with what was found and what is needed."""
-    if system != "linux":
+    if not system.startswith("linux"):  # "linux2" in Python 2
         return ["this is {}; needed is Linux".format(system)]
     found = []
     if implementation != "CPython" or not OLDEST <= tuple(version[:2]) < TOO_NEW:

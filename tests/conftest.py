@@ -14,9 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers and sample policies, under every import mode of pytest
 
-from helpers import SHM, Child, is_held, is_ours  # noqa: E402  # found through the line above
+from helpers import SHM, Child, is_held, is_ours  # found through the line above
 
-from shmbridge import testing  # noqa: E402  # likewise in order
+from shmbridge import testing  # likewise in order
 
 _ANOTHER_RUN = re.compile(rf"(sem\.)?shmbridge\.test-(?!{os.getpid()}-)[0-9]+-.*")
 """Names of :func:`shmbridge.testing.unique_name` begin with the process, so that runs side by side do not accuse each other."""

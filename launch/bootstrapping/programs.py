@@ -56,9 +56,13 @@ class Programs:
 
     A signal only sets a flag, which every wait looks at: an exception out of a signal handler could lose a process that was
     just started. Programs run in sessions of their own, so that a Ctrl-C of the terminal reaches them once, from here.
+
+    Attributes:
+        variables: Environment variables that all of them get.
     """
 
     def __init__(self) -> None:
+        self.variables: dict[str, str] = {}
         self._signal: int | None = None
         self._previous: dict[int, object] = {}
 
@@ -81,12 +85,15 @@ class Programs:
     def start(
         self, command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, output: IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a program without input; ``output`` takes what it prints, the terminal if None. Pass it to :meth:`end`."""
+        """Start a program without input; ``output`` takes what it prints, the terminal if None. Pass it to :meth:`end`.
+
+        It leads a process group of its own.
+        """
         errors = None if output is None else subprocess.STDOUT
         return subprocess.Popen(
             [str(word) for word in command],
             cwd=cwd,
-            env=clean_environment() | dict(env or {}),
+            env=clean_environment() | self.variables | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
@@ -108,17 +115,17 @@ class Programs:
         self.check()
         return status
 
-    def end(self, process: subprocess.Popen[bytes], *, number: int = signal.SIGTERM, grace: float = GRACE_SECONDS) -> None:
-        """End a program that still runs: politely with the signal ``number``, and after ``grace`` seconds by force, with all that it started."""
-        if process.poll() is not None:
-            return
-        process.send_signal(number)
-        deadline = time.monotonic() + grace
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own
-        process.wait()
+    def end(self, process: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:
+        """End a program that still runs: politely with SIGTERM, and after ``grace`` seconds by force, with all that it started."""
+        if process.poll() is None:
+            process.terminate()
+            _kill_after(process, grace)
+
+    def interrupt(self, process: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:
+        """End a program that still runs as a Ctrl-C in a terminal does: what it started is asked too. Then as in :meth:`end`."""
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            _kill_after(process, grace)
 
     def try_call(
         self, command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float | None = None
@@ -129,7 +136,7 @@ class Programs:
             try:
                 status = self.wait(process, timeout)
             finally:
-                self.end(process, number=signal.SIGINT)
+                self.interrupt(process)
             output.seek(0)
             return Finished(status, output.read().decode(errors="replace"))
 
@@ -146,7 +153,7 @@ class Programs:
         try:
             return self.wait(process)
         finally:
-            self.end(process, number=signal.SIGINT, grace=grace)
+            self.interrupt(process, grace)
 
 
 def clean_environment() -> dict[str, str]:
@@ -158,3 +165,21 @@ def clean_environment() -> dict[str, str]:
 def complain(text: str) -> None:
     """Tell the user what went wrong."""
     print(f"shmbridge: {text}", file=sys.stderr, flush=True)
+
+
+def _kill_after(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Kill what is left of a process and its group when the time is over."""
+    deadline = time.monotonic() + grace
+    while (process.poll() is None or _has_group(process)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _has_group(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -24,6 +24,11 @@ class Project:
         """Everything that the bootstrap makes, but for the demo's results."""
         return self.root / ".venvs"
 
+    @property
+    def temporary(self) -> Path:
+        """What is needed only while the environments are made."""
+        return self.venvs / "temporary"
+
     def sources(self) -> list[Path]:
         """Return what the wheel is made of, relative to the root and in order."""
         found = [path for package in PACKAGES for path in (self.root / package).rglob("*") if path.is_file() and _is_source(path)]

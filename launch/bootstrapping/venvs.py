@@ -59,14 +59,22 @@ def make(programs: Programs, project: Project, recipe: Recipe, wheel: Path | Non
 
 @contextlib.contextmanager
 def setting_up(programs: Programs, project: Project) -> Iterator[None]:
-    """Keep other commands out of the environments while one makes them."""
+    """Keep other commands out of the environments while one makes them, and what is temporary in a folder that goes with it."""
     project.venvs.mkdir(exist_ok=True)
     with open(project.venvs / "lock", "w") as lock:
         if not _try_lock(lock.fileno()):
             say("waiting: another command is setting up the environments in this folder")
             while not _try_lock(lock.fileno()):
                 programs.pause()
-        yield
+        temporary = project.temporary
+        shutil.rmtree(temporary, ignore_errors=True)  # of a command that was killed
+        temporary.mkdir()
+        programs.variables["TMPDIR"] = str(temporary)
+        try:
+            yield
+        finally:
+            del programs.variables["TMPDIR"]
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -30,7 +30,7 @@ def build_wheel(programs: Programs, project: Project) -> Path:
 def _build(programs: Programs, project: Project, shelf: Path) -> Path:
     python = make(programs, project, Recipe("build", requirements=tuple(project.build_requirements())))
     say("building the wheel")
-    with tempfile.TemporaryDirectory(dir=project.venvs, prefix="building-") as folder:
+    with tempfile.TemporaryDirectory(dir=project.temporary) as folder:
         copy, result = Path(folder, "source"), Path(folder, "result")
         for path in project.sources():
             (copy / path).parent.mkdir(parents=True, exist_ok=True)

@@ -201,7 +201,8 @@ class _StatusLine:
     def show(self, status: Status) -> None:
         now = (status.state.value, int(status.seconds // 10))
         if now != self._said and status.state.value != "READY":
-            print(f"the host is {status.state.value} for {status.seconds:.0f} s; waiting", file=sys.stderr, flush=True)
+            since = f" for {status.seconds:.0f} s" if status.seconds >= 1 else ""
+            print(f"waiting: the host is {status.state.value}{since}", file=sys.stderr, flush=True)
         self._said = now
 
 

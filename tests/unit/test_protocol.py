@@ -45,6 +45,7 @@ MESSAGES: list[AnyMessage] = [
     Description("default", "0.1.0", 1, "p", STATUS, []),
     Close(),
 ]
+WELCOMED: list[tuple[Role, AnyMessage]] = [(Role.CLIENT, HELLO), (Role.HOST, STATUS), (Role.HOST, STATUS), (Role.HOST, WELCOME)]
 EVERYTHING = list(product(State, Role, MESSAGES))
 
 
@@ -102,7 +103,7 @@ def test_each_state_can_be_reached_and_each_can_end() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        [(Role.CLIENT, HELLO), (Role.HOST, STATUS), (Role.HOST, STATUS), (Role.HOST, WELCOME), (Role.CLIENT, Attached()), (Role.CLIENT, Ping()), (Role.HOST, STATUS), (Role.CLIENT, Close())],
+        [*WELCOMED, (Role.CLIENT, Attached()), (Role.CLIENT, Ping()), (Role.HOST, STATUS), (Role.CLIENT, Close())],
         [(Role.CLIENT, HELLO), (Role.HOST, Failure("SpecError", "no"))],
         [(Role.CLIENT, Query()), (Role.HOST, MESSAGES[8])],
         [(Role.HOST, Failure("AuthenticationError", "who?"))],

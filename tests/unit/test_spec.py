@@ -142,7 +142,18 @@ def test_bfloat16_lies_in_memory_as_its_bits() -> None:
 
 @pytest.mark.parametrize(
     ("given_dtype", "name"),
-    [(np.float32, "float32"), (np.dtype("u1"), "uint8"), (float, "float64"), (bool, "bool"), ("f4", "float32"), ("bfloat16", "bfloat16"), ("utf8[9]", "utf8[9]"), (str, "utf8[256]"), ("<U100", "utf8[400]"), ("S300", "utf8[300]")],
+    [
+        (np.float32, "float32"),
+        (np.dtype("u1"), "uint8"),
+        (float, "float64"),
+        (bool, "bool"),
+        ("f4", "float32"),
+        ("bfloat16", "bfloat16"),
+        ("utf8[9]", "utf8[9]"),
+        (str, "utf8[256]"),
+        ("<U100", "utf8[400]"),
+        ("S300", "utf8[300]"),
+    ],
 )
 def test_a_dtype_has_one_name_however_it_is_given(given_dtype: Any, name: str) -> None:
     assert dtype_name(given_dtype) == name

@@ -33,7 +33,7 @@ def test_a_version_2_group_leaves_its_limit_less_what_is_used(tmp_path: Path) ->
 
 def test_a_version_1_group_leaves_its_limit_less_what_is_used(tmp_path: Path) -> None:
     folder = tmp_path / "cg" / "memory" / "docker" / "abc"
-    write_group(folder, **{"memory__limit_in_bytes": 100 * MB, "memory__usage_in_bytes": 30 * MB, "memory__stat": "total_inactive_file 5000000"})
+    write_group(folder, memory__limit_in_bytes=100 * MB, memory__usage_in_bytes=30 * MB, memory__stat="total_inactive_file 5000000")
     room = cgroup_room(str(tmp_path / "cg"), membership(tmp_path, "3:cpu:/x", "4:hugetlb,memory:/docker/abc"))
     assert room == Room("the memory control group", 75 * MB, 100 * MB)
 

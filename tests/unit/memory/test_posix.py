@@ -107,7 +107,7 @@ def test_the_umask_does_not_change_who_may_open_a_semaphore(sem_name: str, umask
 
 
 def test_a_semaphore_is_made_anew_or_not_at_all(semaphore: Semaphore, sem_name: str) -> None:
-    with pytest.raises(Exception, match="(?i)exist"):
+    with pytest.raises(Exception, match=r"(?i)exist"):
         Semaphore.create(sem_name, 5)
     assert semaphore.value == 0
 
@@ -204,11 +204,11 @@ def test_reserved_memory_has_no_name_and_is_shared(unique_name: str) -> None:
 def test_the_readers_descriptor_cannot_write(unique_name: str) -> None:
     writable, readable = posix.create_anonymous(4096)
     try:
-        with pytest.raises(OSError, match="(?i)bad file descriptor"):
+        with pytest.raises(OSError, match=r"(?i)bad file descriptor"):
             os.write(readable, b"x")
         with pytest.raises(PermissionError):
             posix.map_file(readable, 4096, writable=True)
-        with pytest.raises(OSError, match="(?i)invalid|bad"):
+        with pytest.raises(OSError, match=r"(?i)invalid|bad"):
             os.ftruncate(readable, 0)
         mapping = posix.map_file(readable, 4096, writable=False)
         with pytest.raises(TypeError):

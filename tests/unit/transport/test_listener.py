@@ -138,7 +138,7 @@ def test_a_listener_that_cannot_bind_gives_its_lock_up(unique_name: str) -> None
     os.mkdir(naming.socket_path(unique_name))
     before = open_descriptors()
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(IsADirectoryError):
             LocalListener(unique_name)
         assert open_descriptors() == before
         assert not os.path.exists(naming.lock_path(unique_name))
