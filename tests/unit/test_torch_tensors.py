@@ -1,0 +1,114 @@
+"""torch in and out of slots. What comes out owns its memory; what goes in may be any tensor."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sample_policies import TakesAll  # noqa: E402  # only where torch is
+
+import shmbridge  # noqa: E402
+from shmbridge.arrays import arrays_of_kind  # noqa: E402
+from shmbridge.errors import SpecError  # noqa: E402
+from shmbridge.spec import TensorSpec  # noqa: E402
+from shmbridge.torch_tensors import TorchArrays, to_torch  # noqa: E402
+
+DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64", "bfloat16", "complex64"]
+
+
+def test_torch_is_found_by_kind() -> None:
+    assert isinstance(arrays_of_kind("torch", "cpu"), TorchArrays)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tensor_comes_back_as_it_went_in(dtype: str) -> None:
+    spec = TensorSpec("q", (3,), dtype)
+    arrays = TorchArrays()
+    value = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(getattr(torch, dtype))
+    out = spec.generate(2)
+    arrays.write(arrays.check(value, spec, 2), out)
+    again = arrays.read(out.copy(), spec)
+    assert again.dtype is value.dtype
+    assert torch.equal(again, value)
+
+
+def test_a_strided_tensor_is_copied_in_order() -> None:
+    value = torch.arange(12, dtype=torch.float32).reshape(3, 4).T[:, 1:]
+    out = np.zeros((4, 2), np.float32)
+    TorchArrays().write(value, out)
+    assert out.tolist() == value.tolist()
+
+
+def test_numpy_arrays_and_text_may_be_mixed_in() -> None:
+    arrays = TorchArrays()
+    task = TensorSpec("task", (), "utf8[8]")
+    out = task.generate(2)
+    arrays.write(arrays.check(["a", "ö"], task, 2), out)
+    assert out.tolist() == [b"a", "ö".encode()]
+    assert arrays.read(out, task) is out
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 4), torch.zeros(3, 3), torch.zeros(2, 3, dtype=torch.bfloat16)])
+def test_another_shape_or_dtype_is_refused(value: torch.Tensor) -> None:
+    with pytest.raises(SpecError, match=r"observation 'q': expected \(2, 3\) float32, found"):
+        TorchArrays().check(value, TensorSpec("q", (3,), "float32"), 2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_nan_is_refused_with_its_rows(dtype: str, shape: tuple[int, ...]) -> None:
+    value = torch.zeros(4, *shape, dtype=getattr(torch, dtype))
+    value[2] = float("nan")
+    with pytest.raises(SpecError, match=r"NaN in rows \[2\]"):
+        TorchArrays().check(value, TensorSpec("q", shape, dtype), 4)
+
+
+def test_infinity_passes() -> None:
+    value = torch.full((2, 3), float("inf"))
+    assert TorchArrays().check(value, TensorSpec("q", (3,), "float32"), 2) is value
+
+
+def test_a_tensor_that_needs_a_gradient_goes_in_too() -> None:
+    value = torch.ones(2, 3, requires_grad=True)
+    out = np.zeros((2, 3), np.float32)
+    arrays = TorchArrays()
+    arrays.write(arrays.check(value, TensorSpec("q", (3,), "float32"), 2), out)
+    assert np.all(out == 1)
+
+
+def test_a_policys_tensors_own_their_memory_and_may_be_written() -> None:
+    array = np.ones((2, 3), np.float32)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensors = to_torch({"q": array})
+    tensors["q"] += 1
+    assert tensors["q"].tolist() == [[2, 2, 2]] * 2
+    assert np.all(array == 1)
+
+
+def test_a_policys_text_stays_text() -> None:
+    observation = {"q": np.ones((2, 3), np.float32), "task": np.array([b"a", b"b"], "S8")}
+    assert to_torch(observation)["task"].tolist() == [b"a", b"b"]
+
+
+def test_nested_dicts_of_tensors_go_in_and_come_out() -> None:
+    class Nested(TakesAll):
+        def specs(self, offered):  # type: ignore[no-untyped-def]  # as in TakesAll
+            return shmbridge.PolicySpecs(list(offered.values()), [TensorSpec("arm/left", (2,), "float32"), TensorSpec("arm/right", (2,), "bfloat16")])
+
+        def infer(self, session, observation, env_ids):  # type: ignore[no-untyped-def]  # likewise
+            bits = torch.full((len(env_ids), 1, 2), 1.5, dtype=torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+            return {"arm/left": observation["state/q"][:, None, :2], "arm/right": bits}
+
+    example = {"state": {"q": torch.ones(2, 3), "half": torch.ones(2, 4, dtype=torch.bfloat16)}}
+    with shmbridge.connect(Nested(), example=example, num_envs=2, array="torch", device="cpu") as client:
+        reply = client.act(example)
+        assert torch.equal(reply["arm"]["left"], torch.ones(2, 2))
+        assert reply["arm"]["right"].dtype is torch.bfloat16
+        assert torch.equal(reply["arm"]["right"], torch.full((2, 2), 1.5, dtype=torch.bfloat16))
+        reply["arm"]["left"] += 1
