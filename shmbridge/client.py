@@ -47,7 +47,7 @@ class Client:
         self._resets: dict[int, str] = dict.fromkeys(range(self._num_envs), "")
         self._queues = ChunkQueues(self.specs.action, self._num_envs, self.specs.horizon)
         self._step = 0
-        self._interrupted = ""
+        self._ended = ""
 
     @property
     def specs(self) -> PolicySpecs:
@@ -63,13 +63,15 @@ class Client:
 
         Raises:
             SpecError: An environment does not exist, or a text is longer than 256 bytes. Nothing changed.
+            ClosedError: The session is over.
         """
         rows = list(range(self._num_envs)) if env_ids is None else [int(env_id) for env_id in env_ids]
         tasks = [task or ""] * len(rows) if task is None or isinstance(task, str) else list(task)
         _check_resets(rows, tasks, self._num_envs)
-        self._resets.update(zip(rows, tasks, strict=True))
-        self._episodes[rows] += np.uint64(1)
-        self._queues.clear(rows)
+        with _SafePoints(self):
+            self._resets.update(zip(rows, tasks, strict=True))
+            self._episodes[rows] += np.uint64(1)
+            self._queues.clear(rows)
 
     def loan(self, *, timeout: float | None = None) -> LoanedSlot:
         """Lend memory for the next observation. The same one until it was sent.
@@ -104,18 +106,13 @@ class Client:
             PolicyRaisedError: The policy failed on this observation. The session is still good.
             PeerLostError: The host is gone. Reconnect.
         """
-        empty = self._queues.empty
-        answer = None
-        if empty.any():
-            answer = self._ask(observation, empty, self._deadline(timeout))
-            valid = self._valid(answer)
-            if (empty & ~valid).any():
-                raise RemoteProtocolError(f"the host left out environments that were asked for: {np.flatnonzero(empty & ~valid).tolist()}; reconnect")
-            self._queues.put(answer.actions, valid, self._step)
-        else:
-            self._filler.spend(observation)
-        actions, step = self._queues.pop()
-        self._step += 1
+        with _SafePoints(self):
+            empty = self._queues.empty
+            answer = self._refill(observation, empty, self._deadline(timeout)) if empty.any() else None
+            if answer is None:
+                self._filler.spend(observation)
+            actions, step = self._queues.pop()
+            self._step += 1
         return self._reply(actions, step, self._everyone, answer)
 
     def infer(self, observation: Observation, *, timeout: float | None = None) -> Reply:
@@ -124,8 +121,9 @@ class Client:
         Returns:
             One array per action spec, ``(num_envs, horizon, *shape)``.
         """
-        answer = self._ask(observation, self._everyone, self._deadline(timeout))
-        self._step += 1
+        with _SafePoints(self):
+            answer = self._ask(observation, self._everyone, self._deadline(timeout))
+            self._step += 1
         return self._whole_reply(answer)
 
     def submit(self, observation: Observation, *, timeout: float | None = None) -> int:
@@ -139,7 +137,7 @@ class Client:
             if self._exchange.outstanding >= self.agreement.slots:
                 raise LocalProtocolError(f"{self._exchange.outstanding} answers are outstanding, as many as there are slots: poll before submitting more")
             self._publish(observation, self._everyone, self._deadline(timeout))
-        self._step += 1
+            self._step += 1
         return self._step - 1
 
     def poll(self, *, timeout: float | None = 0.0) -> Reply | None:
@@ -179,7 +177,9 @@ class Client:
 
     def close(self) -> None:
         """End the session. A slot still lent goes back with it. Returns within about a second; may be called twice."""
+        self._ended = self._ended or "it was closed here"
         self._connection.close()
+        self._filler.forget()
 
     def __enter__(self) -> Client:
         return self
@@ -194,11 +194,20 @@ class Client:
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._timeout if timeout is None else timeout)
 
+    def _refill(self, observation: Observation, empty: np.ndarray, deadline: Deadline) -> Answer:
+        """Ask for new chunks of the environments whose queue is empty, and queue them."""
+        answer = self._ask(observation, empty, deadline)
+        valid = self._valid(answer)
+        if (empty & ~valid).any():
+            raise RemoteProtocolError(f"the host left out environments that were asked for: {np.flatnonzero(empty & ~valid).tolist()}; reconnect")
+        self._queues.put(answer.actions, valid, self._step)
+        return answer
+
     def _ask(self, observation: Observation, rows: np.ndarray, deadline: Deadline) -> Answer:
-        """Send one observation and wait for its answer; older ones are nobody's any more."""
+        """Send one observation and wait for its answer; older ones are nobody's any more, which makes room for this one."""
         with _SafePoints(self):
+            self._exchange.abandon(self._exchange.sequence)
             self._publish(observation, rows, deadline)
-            self._exchange.abandon(self._exchange.sequence - 1)
             answer = self._exchange.take_next(deadline)
             if answer is None:
                 self._exchange.abandon(self._exchange.sequence)
@@ -250,12 +259,12 @@ class _SafePoints:
         self._client = client
 
     def __enter__(self) -> None:
-        if self._client._interrupted:
-            raise ClosedError(f"the session was interrupted in the middle of an exchange ({self._client._interrupted}); reconnect")
+        if self._client._ended:
+            raise ClosedError(f"the session is over: {self._client._ended}; reconnect")
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is not None and (not issubclass(kind, ShmbridgeError) or issubclass(kind, RemoteProtocolError)):
-            self._client._interrupted = kind.__name__
+            self._client._ended = f"it was interrupted in the middle of an exchange ({kind.__name__})"
 
 
 def _check_resets(rows: Sequence[int], tasks: Sequence[str], num_envs: int) -> None:

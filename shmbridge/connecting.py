@@ -12,11 +12,11 @@ from typing import Any
 
 from shmbridge.arrays import arrays_of_kind
 from shmbridge.client import DEFAULT_TIMEOUT, Client
-from shmbridge.errors import AuthenticationError, HostNotFoundError, RemoteProtocolError, SpecError, TimedOutError
+from shmbridge.errors import AuthenticationError, HostNotFoundError, PeerLostError, RemoteProtocolError, SpecError
 from shmbridge.memory import naming
 from shmbridge.memory.posix import libc_version
 from shmbridge.memory.waiting import Deadline
-from shmbridge.messages import PROTOCOL_VERSION, AnyMessage, Description, Failure, Hello, Query, Status, Welcome, exception_from_failure
+from shmbridge.messages import PROTOCOL_VERSION, AnyMessage, Close, Description, Failure, Hello, Query, Status, Welcome, exception_from_failure
 from shmbridge.policy import Policy, PolicySpecs
 from shmbridge.session import Offer, PolicySession, agree, warm_up
 from shmbridge.spec import TensorSpec, as_tuple_of_specs, check_agreement, nearest, specs_from_example, specs_from_space
@@ -72,16 +72,21 @@ def connect(
         SpecError: Both sides do not fit; the text shows both. Nothing was begun.
         HostNotFoundError, TimedOutError: No host came up, or it was not ready in time.
         AuthenticationError, HostBusyError, SharedMemoryFullError, PolicyError: The host's refusal.
+        PeerLostError: The host died or stopped during the handshake. Connect again.
     """
     observation = _offered_specs(example, observation_space, observation_specs, num_envs)
-    offer = Offer(observation, num_envs or 1, slots, None if action_specs is None else as_tuple_of_specs(action_specs, "action"))
+    offer = Offer(observation, 1 if num_envs is None else num_envs, slots, None if action_specs is None else as_tuple_of_specs(action_specs, "action"))
     arrays = arrays_of_kind(array, device)
     if isinstance(host, Policy):
         connection: Connection = connect_local(host, offer)
     else:
         name = parse_address(host).name
         connection = connect_shm(name, offer, start_timeout, policy=policy_type, config_digest=config_digest, on_status=on_status)
-    return Client(connection, offered=[spec.name for spec in observation], batched=num_envs is not None, timeout=timeout, arrays=arrays)
+    try:
+        return Client(connection, offered=[spec.name for spec in observation], batched=num_envs is not None, timeout=timeout, arrays=arrays)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def connect_local(policy: Policy, offer: Offer, policy_name: str | None = None) -> LocalConnection:
@@ -181,6 +186,7 @@ def _knock(name: str, deadline: Deadline) -> Stream:
 
 def _try_to_connect(path: str) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)  # or a host that was stopped and has a full queue would hold us past any deadline
     try:
         sock.connect(path)
     except OSError as error:
@@ -231,10 +237,11 @@ def _await_welcome(control: Control, deadline: Deadline, on_status: OnStatus) ->
         if isinstance(message, Failure):
             raise exception_from_failure(message)
         if isinstance(message, Status):
-            state = f"which is {message.state.value} for {message.seconds:.0f} s"
+            state = f"waiting while it is {message.state.value} (for {message.seconds:.0f} s)"
             on_status(message)
         else:
-            raise TimedOutError(f"the host ended the handshake ({type(message).__name__}); try again")
+            reason = message.reason if isinstance(message, Close) else f"it sent {type(message).__name__}"
+            raise PeerLostError(f"the host ended the handshake: {reason}; start it again and reconnect", phase=state)
 
 
 def _agreement(welcome: Welcome, offer: Offer) -> Agreement:
@@ -242,5 +249,7 @@ def _agreement(welcome: Welcome, offer: Offer) -> Agreement:
     if welcome.slots != offer.slots or welcome.generation < 1:
         raise RemoteProtocolError(f"asked for {offer.slots} slots, the host answered {welcome.slots} in generation {welcome.generation}")
     check_agreement(offer.observation, welcome.observation, left="offered by the simulator", right="in the host's welcome")
+    if offer.action is not None:
+        check_agreement(welcome.action, offer.action, left="in the host's welcome", right="taken by the simulator")
     specs = PolicySpecs(welcome.observation, welcome.action, welcome.horizon)
     return Agreement(welcome.generation, welcome.policy, welcome.config_digest, specs, offer.num_envs, offer.slots)

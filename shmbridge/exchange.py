@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shmbridge.errors import RemoteProtocolError, ShmbridgeError
+from shmbridge.errors import LocalProtocolError, RemoteProtocolError, ShmbridgeError
 from shmbridge.layout import ObservationHeader, Outcome, Slot
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import decode_failure, exception_from_failure
@@ -77,7 +77,12 @@ class Exchange:
             resets: Environments that begin an episode, and their tasks.
             step: The caller's count of observations.
             write: Seconds that filling the slot took.
+
+        Raises:
+            LocalProtocolError: As many requests as there are slots are under way. Nothing changed.
         """
+        if self.is_full:
+            raise LocalProtocolError(f"{len(self._under_way)} answers are outstanding, as many as there are slots: poll before submitting more")
         all_rows = bool(rows.all())
         _write_words(slot, None if all_rows else rows, episodes, resets)
         self.sequence += 1

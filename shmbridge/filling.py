@@ -85,6 +85,10 @@ class Filler:
             self._loaned.spent = True
             self._loaned = None
 
+    def forget(self) -> None:
+        """Let go of a slot still lent, because the session is over."""
+        self._loaned = None
+
     def _check_current(self, loaned: LoanedSlot) -> None:
         if loaned is not self._loaned:
             raise LocalProtocolError("this slot is spent; loan another one")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from shmbridge.errors import LocalProtocolError
+from shmbridge.errors import ClosedError, LocalProtocolError
 from shmbridge.host_control import HostControl, HostSettings
 from shmbridge.host_worker import ServedPolicy, Worker
 from shmbridge.messages import Status
@@ -79,8 +79,9 @@ class PolicyHost:
             ShmbridgeError: The policy could not be loaded, or the worker broke; the traceback is in the text.
         """
         stopped = self._stopped.wait(timeout)
-        if self._worker.failure is not None:
-            raise self._worker.failure
+        failure = self._worker.failure or (self._control.failure if self._control else None)
+        if failure is not None:
+            raise failure
         return stopped
 
     def close(self, grace: float = GRACE_SECONDS) -> bool:
@@ -95,7 +96,11 @@ class PolicyHost:
         if self._control is None:
             return True
         self._control.stop(grace)
-        return self._worker.stop(grace)
+        ended = self._worker.stop(grace)
+        if ended:
+            self._control.close()
+            self._worker.close()
+        return ended
 
     def __enter__(self) -> PolicyHost:
         return self
@@ -107,9 +112,8 @@ class PolicyHost:
         if self._control is None:
             return
         self._control.tell_status()
-        if self._worker.failure is not None:
-            self._control.refuse_all(self._worker.failure)
         if self._worker.ended:
+            self._control.refuse_all(self._worker.failure or ClosedError("the host is stopping"))
             self._stopped.set()
 
 

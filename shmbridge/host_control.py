@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from shmbridge.errors import AuthenticationError, ClosedError, HostBusyError, RemoteProtocolError, ShmbridgeError, SpecError
+from shmbridge.errors import AuthenticationError, ClosedError, HostBusyError, RemoteProtocolError, SegmentError, ShmbridgeError, SpecError
 from shmbridge.host_worker import ServedPolicy, ServedSession, Worker
+from shmbridge.memory.bell import Bell
 from shmbridge.memory.posix import libc_version
 from shmbridge.messages import (
     PROTOCOL_VERSION,
@@ -27,6 +28,7 @@ from shmbridge.messages import (
     Query,
     Stop,
     failure_from_exception,
+    words_of,
 )
 from shmbridge.protocol import Conversation, Role, State
 from shmbridge.session import Offer
@@ -69,7 +71,6 @@ class Guest:
         self.served: ServedSession | None = None
         self.half_since: float | None = None
 
-    @property
     def occupies(self) -> bool:
         """Whether it counts as a client: it said hello and is still here."""
         return self.hello is not None and self.conversation.state is not State.ENDED
@@ -81,7 +82,7 @@ class Guest:
     @property
     def dawdling_since(self) -> float | None:
         """Since when the next word has been the guest's: before hello, between welcome and attached, within a message."""
-        return self.since if self.conversation.state in (State.CONNECTED, State.WELCOMED) else self.half_since
+        return self.since if self.conversation.state in (State.CONNECTED, State.WELCOMED, State.ENDED) else self.half_since
 
 
 class HostControl:
@@ -101,11 +102,12 @@ class HostControl:
         self._pushed = 0.0
         self._guests: list[Guest] = []
         self._jobs: deque[Callable[[], None]] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = Bell()
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._wake, selectors.EVENT_READ, self._do_jobs)
         self._stopping = False
+        self.failure: ShmbridgeError | None = None
         self._reason = "the host is stopping"
         self._thread = threading.Thread(target=self._run, name="shmbridge control", daemon=True)
 
@@ -115,12 +117,18 @@ class HostControl:
     def post(self, job: Callable[[], None]) -> None:
         """Run ``job`` on the I/O thread. Any thread may call it."""
         self._jobs.append(job)
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
 
     def stop(self, timeout: float) -> None:
         """Say goodbye to everyone and wait until the sockets are closed."""
         self.post(self._stop)
         self._thread.join(timeout)
+
+    def close(self) -> None:
+        """Dispose of sessions that the worker opened while this thread was ending. Only once both threads have ended."""
+        while self._jobs:
+            self._jobs.popleft()()
+        self._wake.close()
 
     def refuse_all(self, error: ShmbridgeError) -> None:
         """Tell everyone why nobody will be served. Any thread may call it."""
@@ -141,12 +149,17 @@ class HostControl:
                 for key, events in self._selector.select(_TICK_SECONDS):
                     self._serve(key, events)
                 self._tick()
+        except Exception as error:
+            logger.exception("the host's I/O thread broke")
+            self.failure = SegmentError(f"the host's I/O thread broke: {type(error).__name__}: {error}")
         finally:
-            for guest in list(self._guests):
-                self._end(guest, self._reason, Close(self._reason))
-            self._selector.close()
-            self._listener.close()
-            self._on_stop()
+            try:
+                for guest in list(self._guests):
+                    self._end(guest, self._reason, Close(self._reason))
+            finally:
+                self._selector.close()
+                self._listener.close()
+                self._on_stop()
 
     def _serve(self, key: selectors.SelectorKey, events: int) -> None:
         if isinstance(key.data, Guest):
@@ -155,7 +168,7 @@ class HostControl:
             key.data()
 
     def _do_jobs(self) -> None:
-        os.eventfd_read(self._wake)
+        self._wake.silence()
         while self._jobs:
             self._jobs.popleft()()
 
@@ -168,8 +181,8 @@ class HostControl:
             return
         stream, credentials = accepted
         guest = Guest(stream)
-        self._guests.append(guest)
         self._selector.register(stream, selectors.EVENT_READ, guest)
+        self._guests.append(guest)
         self._check_user(guest, credentials)
 
     def _check_user(self, guest: Guest, credentials: Credentials) -> None:
@@ -194,6 +207,9 @@ class HostControl:
             self._refuse(guest, error)
         except OSError as error:
             self._end(guest, f"its connection broke: {error.strerror}")
+        except Exception as error:  # whatever one guest's message brought about, the others are served on
+            logger.exception("a fault of this host while it heard %s", guest.name)
+            self._refuse(guest, RemoteProtocolError(f"a fault of the host: {type(error).__name__}: {words_of(error)}"))
         return bool(data)
 
     def _watch(self, guest: Guest) -> None:
@@ -220,8 +236,10 @@ class HostControl:
         if "glibc" not in hello.libc or "glibc" not in libc_version():
             libraries = f"the client has {hello.libc}, this host {libc_version()}"
             raise RemoteProtocolError(f"{libraries}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
+        if self._worker.ended:
+            raise self._worker.failure or ClosedError("this host is stopping")
         self._catch_up()
-        serving = [guest for guest in self._guests if guest.occupies]
+        serving = [guest for guest in self._guests if guest.occupies()]
         if len(serving) >= self._settings.max_sessions:
             names = ", ".join(f"{guest.name} for {time.monotonic() - guest.since:.0f} s" for guest in serving)
             takes = f"host {self._listener.name!r} takes {self._settings.max_sessions} client(s) at a time (--max_sessions) and serves {names}"
@@ -231,7 +249,7 @@ class HostControl:
 
     def _catch_up(self) -> None:
         """Take in all that the others sent: one that left or died before this hello must not keep its place."""
-        for guest in [guest for guest in self._guests if guest.occupies]:
+        for guest in [guest for guest in self._guests if guest.occupies()]:
             while guest in self._guests and self._converse(guest):
                 pass
 
@@ -241,18 +259,23 @@ class HostControl:
             raise SpecError(f"host {self._listener.name!r} runs another policy than expected: {what} here is {expected!r}, there {found!r} {hint}".rstrip())
 
     def _open_on_worker(self, guest: Guest, offer: Offer) -> None:
-        if not guest.occupies:
+        if not guest.occupies():
             return  # it left while the policy was loading
         try:
             served = self._worker.open(offer, guest.name, lambda error: self.post(lambda: self._refuse(guest, error)))
-        except ShmbridgeError as error:
-            refusal = error
+        except Exception as error:  # one client's session cannot be opened; the others' go on
+            refusal = error if isinstance(error, ShmbridgeError) else _internal(error)
             self.post(lambda: self._refuse(guest, refusal))
-        else:
-            self.post(lambda: self._welcome(guest, served))
+            return
+        if not guest.occupies():
+            # It left during the warm-up: its memory goes before the next one's is reserved. Nobody else knows these names yet.
+            served.end.forget_names()
+            self._worker.drop(served)
+            return
+        self.post(lambda: self._welcome(guest, served))
 
     def _welcome(self, guest: Guest, served: ServedSession) -> None:
-        if not guest.occupies:
+        if not guest.occupies():
             self._dispose(served, "it left during the handshake")
             return
         guest.served, guest.since = served, time.monotonic()
@@ -333,14 +356,23 @@ class HostControl:
             dawdling = guest.dawdling_since
             if dawdling is not None and now - dawdling > self._settings.timeout:
                 self._refuse(guest, ClosedError(f"nothing complete was heard for {self._settings.timeout:.1f} s; allow more with --timeout_ms"))
-            elif self._settings.idle_timeout is not None and guest.served is not None and now - guest.served.last_active > self._settings.idle_timeout:
-                self._refuse(guest, ClosedError(f"nothing was asked for during {self._settings.idle_timeout:.0f} s (--idle_timeout_s)"))
+            elif self._settings.idle_timeout is not None and guest.served is not None:
+                self._look_for_idleness(guest.served, self._settings.idle_timeout)
+
+    def _look_for_idleness(self, served: ServedSession, timeout: float) -> None:
+        if time.monotonic() - served.last_active > timeout:
+            self._worker.post(lambda: self._worker.end_if_idle(served, timeout))
 
     def _push_status_rarely(self) -> None:
         now = time.monotonic()
         if now - self._pushed >= _TICK_SECONDS:
             self._pushed = now
             self._push_status()
+
+
+def _internal(error: Exception) -> ShmbridgeError:
+    logger.exception("a session could not be opened")
+    return SegmentError(f"the host could not open the session: {type(error).__name__}: {words_of(error)}")
 
 
 def _describe(served: ServedSession, since: float) -> ClientDescription:

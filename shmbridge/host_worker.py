@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import select
 import threading
 import time
@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shmbridge.errors import ClosedError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError
+from shmbridge.memory.bell import Bell
 from shmbridge.memory.waiting import Deadline, spin
-from shmbridge.messages import HostState, Status
+from shmbridge.messages import HostState, Status, plain_text, words_of
 from shmbridge.policy import Policy
 from shmbridge.session import Offer, PolicySession, agree, run_policy_code, warm_up
-from shmbridge.transport.shm import ShmHostEnd
+from shmbridge.transport.base import Agreement
+from shmbridge.transport.shm import ShmHostEnd, check_agreement_fits
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Worker:
     """Loads the policy, opens sessions, and answers observations, one of each client in turn.
 
     Attributes:
-        bell: An eventfd. Anyone who writes to it makes the worker look at its jobs and its rings.
+        bell: Whoever rings it makes the worker look at its jobs and its rings.
         board: What it is doing.
         failure: Why the policy could not be loaded, or how it ended this thread; None while that has not happened.
     """
@@ -77,10 +79,11 @@ class Worker:
         self._policy: Policy | None = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._sessions: list[ServedSession] = []
+        self._opened: list[ServedSession] = []
         self._warm: set[tuple[str, str]] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="shmbridge worker", daemon=True)
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.bell = Bell()
         self.board = Board()
         self.failure: ShmbridgeError | None = None
 
@@ -90,15 +93,21 @@ class Worker:
     def post(self, job: Callable[[], None]) -> None:
         """Run ``job`` on the worker, between two inferences. Any thread may call it."""
         self._jobs.append(job)
-        os.eventfd_write(self.bell, 1)
+        self.bell.ring()
 
     def stop(self, timeout: float) -> bool:
         """Ask the worker to end and wait; False if the policy does not let it in time."""
         self._stopping = True
-        os.eventfd_write(self.bell, 1)
+        self.bell.ring()
         if self._thread.is_alive():
             self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Let go of sessions that were opened or dropped after the worker ended. Only once it has, and nobody posts any more."""
+        for served in list(self._opened):
+            self.drop(served)
+        self.bell.close()
 
     def open(self, offer: Offer, client: str, on_fault: Callable[[ShmbridgeError], None]) -> ServedSession:
         """Agree with a client, warm the policy up for its shapes, and reserve its memory. On the worker only.
@@ -109,14 +118,13 @@ class Worker:
         if self._policy is None:
             raise self.failure or ClosedError("this host is stopping")
         agreement = agree(self._policy, self._served_policy.name, self._served_policy.config_digest, offer)
-        end = ShmHostEnd(agreement, client, self._host_name, self.bell)
-        try:
-            self._warm_up_once(agreement.layouts.observation.digest, agreement.layouts.action.digest, lambda policy: warm_up(policy, agreement))
-            return ServedSession(end, PolicySession(self._policy, agreement), on_fault)
-        except BaseException:
-            end.forget_names()
-            end.close()
-            raise
+        check_agreement_fits(agreement)
+        self._warm_up_once(agreement)
+        session = PolicySession(self._policy, agreement)
+        # Last, so that the semaphores have names for as short as can be: not while a policy compiles.
+        served = ServedSession(ShmHostEnd(agreement, client, self._host_name, self.bell.fileno()), session, on_fault)
+        self._opened.append(served)
+        return served
 
     def add(self, served: ServedSession) -> None:
         """Begin to answer a session. On the worker only."""
@@ -124,8 +132,9 @@ class Worker:
 
     def drop(self, served: ServedSession) -> None:
         """End a session and let go of its memory. On the worker only."""
-        if served in self._sessions:
-            self._sessions.remove(served)
+        for sessions in (self._sessions, self._opened):
+            if served in sessions:
+                sessions.remove(served)
         served.end.close()
 
     @property
@@ -144,23 +153,24 @@ class Worker:
         except ShmbridgeError as error:
             self._fail(error)
         except BaseException as error:  # such as SystemExit out of the policy: the host must end, and say why
-            self._fail(PolicyRaisedError(f"the policy ended its thread by {type(error).__name__}: {error}"))
+            self._fail(PolicyRaisedError(f"the policy ended its thread by {type(error).__name__}: {words_of(error)}"))
             raise
         finally:
             self._finish()
 
     def _fail(self, error: ShmbridgeError) -> None:
         self.failure = error
-        self.board.write(HostState.FAILED, str(error).splitlines()[0])
+        self.board.write(HostState.FAILED, plain_text(str(error)).partition("\n")[0])
 
-    def _warm_up_once(self, observation: str, action: str, run: Callable[[Policy], None]) -> None:
-        if (observation, action) in self._warm or self._policy is None:
+    def _warm_up_once(self, agreement: Agreement) -> None:
+        shapes = (agreement.layouts.observation.digest, agreement.layouts.action.digest)
+        if shapes in self._warm or self._policy is None:
             return
         self.board.write(HostState.WARMING_UP)
         self._on_change()
         try:
-            run(self._policy)
-            self._warm.add((observation, action))
+            warm_up(self._policy, agreement)
+            self._warm.add(shapes)
         finally:
             self.board.write(HostState.READY)
 
@@ -179,6 +189,7 @@ class Worker:
             observation = served.end.try_take()
             if observation is None:
                 return False
+            served.last_active = math.inf
             self.board.write(HostState.BUSY, f"observation {served.session.sequence + 1} of {served.end.client}")
             action = served.end.try_loan()
             if action is None:
@@ -202,14 +213,20 @@ class Worker:
         poller.register(self.bell, select.POLLIN)
         if poller.poll(_IDLE_SECONDS * 1000):
             # SYNC POINT: the bell is silenced before the rings are looked at again, so a slot published after that look rings anew.
-            os.eventfd_read(self.bell)
+            self.bell.silence()
+
+    def end_if_idle(self, served: ServedSession, timeout: float) -> None:
+        """End a session that asked for nothing for so long. On the worker, which knows whether it was itself that was busy."""
+        if served in self._sessions and not served.end.waiting and time.monotonic() - served.last_active > timeout:
+            self._sessions.remove(served)
+            served.on_fault(ClosedError(f"nothing was asked for during {timeout:.0f} s (--idle_timeout_s)"))
 
     def _has_work(self) -> bool:
         return bool(self._jobs) or any(served.end.waiting for served in self._sessions)
 
     def _finish(self) -> None:
         self._stopping = True
-        for served in list(self._sessions):
+        for served in list(self._opened):
             self.drop(served)
         if self._policy is not None:
             try:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import enum
+import traceback
 
 import msgspec
 
 from shmbridge import errors
-from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, ShmbridgeError
+from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, SharedMemoryFullError, ShmbridgeError
 from shmbridge.layout import FAILURE_BYTES
 from shmbridge.spec import TensorSpec
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_SLOTS = 64
+MAX_TEXT_CHARS = 100_000
 
 
 class HostState(str, enum.Enum):
@@ -79,6 +81,8 @@ class Failure(Message, frozen=True, tag="failure"):
     text: str
     error_type: str = ""
     traceback: str = ""
+    needed: int = 0
+    free: int = 0
 
 
 class Attached(Message, frozen=True, tag="attached"):
@@ -148,21 +152,47 @@ def decode(data: bytes) -> AnyMessage:
         raise RemoteProtocolError(f"the peer sent something that is no message of protocol {PROTOCOL_VERSION}: {error}") from None
 
 
-def failure_from_exception(error: Exception, traceback_text: str = "") -> Failure:
-    """Return the message that tells a client of ``error``: one of ours by its class, any other as the policy's."""
-    if isinstance(error, ShmbridgeError):
-        return Failure(type(error).__name__, str(error), traceback=traceback_text)
-    text = f"the policy raised {type(error).__name__}: {error}"
-    return Failure(PolicyRaisedError.__name__, text, error_type=type(error).__name__, traceback=traceback_text)
+def failure_from_exception(error: Exception) -> Failure:
+    """Return the message that tells a client of one of our own errors; any other is the policy's (see :func:`policy_raised`)."""
+    ours = error if isinstance(error, ShmbridgeError) else policy_raised(error)
+    failure = Failure(type(ours).__name__, plain_text(str(ours)))
+    if isinstance(ours, PolicyRaisedError):
+        text = failure.text.removesuffix(f"\n\n{plain_text(ours.remote_traceback)}")
+        return msgspec.structs.replace(failure, text=text, error_type=ours.error_type, traceback=plain_text(ours.remote_traceback))
+    if isinstance(ours, SharedMemoryFullError):
+        return msgspec.structs.replace(failure, needed=ours.needed, free=ours.free)
+    return failure
+
+
+def policy_raised(error: BaseException) -> PolicyRaisedError:
+    """Return our error for one that the policy's code raised and that is being handled now, with its traceback."""
+    kind = type(error).__name__
+    told = plain_text("".join(traceback.format_exception(error)).rstrip())
+    return PolicyRaisedError(f"the policy raised {kind}: {words_of(error)}\n\n{told}", error_type=kind, remote_traceback=told)
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an exception says, also where its own ``__str__`` fails."""
+    try:
+        return plain_text(str(error))
+    except Exception:  # a policy's exception may fail even at saying what it is
+        return "(it cannot say what it is)"
+
+
+def plain_text(text: str) -> str:
+    """Return text that any message can hold: not endless, and what UTF-8 cannot encode (undecodable file names) as escapes."""
+    return text[:MAX_TEXT_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 def exception_from_failure(failure: Failure) -> ShmbridgeError:
     """Return the exception that a :class:`Failure` tells of. An unknown class becomes RemoteProtocolError."""
     kind = _ERRORS.get(failure.error, RemoteProtocolError)
-    text = f"{failure.text}\n\n{failure.traceback.rstrip()}" if failure.traceback else failure.text
     if issubclass(kind, PolicyRaisedError):
+        text = f"{failure.text}\n\n{failure.traceback}" if failure.traceback else failure.text
         return kind(text, error_type=failure.error_type, remote_traceback=failure.traceback)
-    return kind(text)
+    if issubclass(kind, SharedMemoryFullError):
+        return kind(failure.text, needed=failure.needed, free=failure.free)
+    return kind(failure.text)
 
 
 def encode_failure(failure: Failure) -> bytes:
@@ -172,7 +202,7 @@ def encode_failure(failure: Failure) -> bytes:
     while len(data) > FAILURE_BYTES:
         keep = keep // 2
         shorter = f"… {failure.traceback[-keep:]}" if keep else ""
-        failure = Failure(failure.error, failure.text[:2000], failure.error_type[:200], shorter)
+        failure = msgspec.structs.replace(failure, text=failure.text[:2000], error_type=failure.error_type[:200], traceback=shorter)
         data = msgspec.json.encode(failure)
     return data
 

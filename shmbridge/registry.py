@@ -106,6 +106,8 @@ def _place(value: type) -> str:
 
 def _split(target: str) -> tuple[str, str]:
     module_name, _, class_name = target.rpartition(":")
+    if not module_name or not class_name:
+        raise UnknownPolicyError(f"{target!r} names no class: expected package.module:Class or path/to/file.py:Class")
     return module_name, class_name
 
 

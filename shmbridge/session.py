@@ -8,16 +8,15 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, ShmbridgeError, SpecError
+from shmbridge.errors import PolicyError, PolicyRaisedError, RemoteProtocolError, SpecError
 from shmbridge.layout import ActionHeader, ObservationHeader, Outcome, Slot
-from shmbridge.messages import MAX_SLOTS, encode_failure, failure_from_exception
+from shmbridge.messages import MAX_SLOTS, encode_failure, failure_from_exception, policy_raised, words_of
 from shmbridge.policy import Policy, PolicySpecs
 from shmbridge.spec import TensorSpec, check_agreement, decode_text, describe, refuse_nan
 from shmbridge.transport.base import Agreement
@@ -72,14 +71,17 @@ def warm_up(policy: Policy, agreement: Agreement) -> None:
 
 
 def run_policy_code(call: Callable[[], Any]) -> Any:
-    """Call the policy; what it raises becomes PolicyRaisedError with its traceback, our own errors stay what they are."""
+    """Call the policy; what it raises becomes PolicyRaisedError with its traceback.
+
+    SpecError and PolicyError stay what they are: a policy may refuse. Any other of our errors would tell the client something about its own
+    session that is not so.
+    """
     try:
         return call()
-    except ShmbridgeError:
+    except (SpecError, PolicyError):
         raise
     except Exception as error:
-        text = f"the policy raised {type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        raise PolicyRaisedError(text, error_type=type(error).__name__, remote_traceback=traceback.format_exc()) from None
+        raise policy_raised(error) from None
 
 
 def check_actions(answer: Mapping[str, Any], specs: PolicySpecs, rows: int) -> dict[str, np.ndarray]:
@@ -96,7 +98,10 @@ def check_actions(answer: Mapping[str, Any], specs: PolicySpecs, rows: int) -> d
 
 
 def _check_action(value: Any, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # whatever the policy returned decides what this raises
+        raise PolicyRaisedError(f"the policy returned {spec.name!r} as something that is no numpy array: {words_of(error)}") from None
     if array.shape != shape or array.dtype != spec.storage:
         expected, found = describe(shape, str(spec.storage)), describe(array.shape, str(array.dtype))
         raise PolicyRaisedError(f"the policy returned {spec.name!r} as {found}; its specs promise {expected} (environments, horizon, …)")
@@ -141,8 +146,8 @@ class PolicySession:
             self._apply_resets(observation, header)
             self._infer(observation, action, header)
         except Exception as error:  # the policy may raise anything; its client is told, and may go on
-            failure = failure_from_exception(error, "" if isinstance(error, ShmbridgeError) else traceback.format_exc())
-            action.words["@failure"][...] = encode_failure(failure)
+            ours = error if isinstance(error, PolicyError) else policy_raised(error)
+            action.words["@failure"][...] = encode_failure(failure_from_exception(ours))
             outcome = Outcome.FAILED
         np.copyto(action.words["@episodes"], observation.words["@episodes"])
         action.write_header(ActionHeader(header.generation, header.sequence, outcome, time.perf_counter_ns() - started))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import cmath
 import difflib
+import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Bytes for one environment."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.storage.itemsize
+        return math.prod(self.shape) * self.storage.itemsize
 
     def generate(self, num_envs: int) -> np.ndarray:
         """Return a conforming array of zeros (or empty texts), ``(num_envs, *shape)``, owned by the caller."""
@@ -108,8 +110,8 @@ def dtype_name(dtype: Any, tensor: str = "") -> str:
     if text in _NUMERIC or text == "bfloat16" or _TEXT.fullmatch(text):
         return text
     try:
-        found = np.dtype(dtype)
-    except TypeError:
+        found = np.dtype("O" if dtype is None else dtype)  # numpy takes None for float64
+    except (TypeError, ValueError):
         raise SpecError(f"{tensor!r}: no dtype {text!r}; expected {DTYPES_TEXT}") from None
     if found.kind in "SU":
         return f"utf8[{max(found.itemsize, DEFAULT_TEXT_BYTES)}]"
@@ -142,6 +144,8 @@ def encode_text(texts: Any, spec: TensorSpec, label: str) -> np.ndarray:
     if array.dtype == spec.storage:
         return array
     if array.dtype.kind == "U":
+        if any("\0" in text for text in array.ravel().tolist()):
+            raise SpecError(f"{label}: a text may not hold NUL")
         array = np.char.encode(array, "utf-8")
     if array.dtype.kind != "S":
         raise SpecError(f"{label}: expected text, found {array.dtype}")
@@ -240,7 +244,7 @@ def specs_from_mapping(mapping: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     for name, entry in mapping.items():
         if not isinstance(entry, Mapping) or not {"shape", "dtype"} <= entry.keys() <= {"shape", "dtype", "unit"}:
             raise SpecError(f"{name!r}: expected the keys shape, dtype and, if you like, unit; found {entry!r}")
-        specs.append(TensorSpec(str(name), tuple(entry["shape"]), entry["dtype"], entry.get("unit")))
+        specs.append(TensorSpec(str(name), entry["shape"], entry["dtype"], entry.get("unit")))
     return as_tuple_of_specs(specs, "tensor")
 
 
@@ -282,7 +286,7 @@ def _disagreement(have: Mapping[str, TensorSpec], spec: TensorSpec) -> str:
 
 def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     try:
-        sizes = tuple(int(size) for size in shape)
+        sizes = tuple(operator.index(size) for size in shape)
     except (TypeError, ValueError):
         raise SpecError(f"{name!r}: shape {shape!r} is no sequence of whole numbers") from None
     if any(size < 1 for size in sizes) or len(sizes) > MAX_DIMENSIONS:
@@ -291,7 +295,10 @@ def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _spec_from_value(name: str, value: Any, num_envs: int | None) -> TensorSpec:
-    array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
+    try:
+        array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
+    except ValueError as error:
+        raise SpecError(f"{name!r} is no tensor: {error}") from None
     shape = tuple(array.shape)
     if num_envs is not None and (not shape or shape[0] != num_envs):
         raise SpecError(f"{name!r}: expected {num_envs} rows, one per environment, found shape {shape}; pass num_envs=None if there is no batch axis")

@@ -12,7 +12,7 @@ from shmbridge.errors import SpecError
 from shmbridge.spec import TensorSpec, describe, dtype_name, unflatten
 
 
-def to_torch(observation: Mapping[str, np.ndarray], device: Any = "cpu") -> dict[str, torch.Tensor]:
+def to_torch(observation: Mapping[str, np.ndarray], device: Any = "cpu") -> dict[str, Any]:
     """Return a policy's observation as tensors that own their memory.
 
     A tensor never aliases the read-only slot: an in-place operation on one would be a segmentation fault that ends every session.
@@ -21,7 +21,7 @@ def to_torch(observation: Mapping[str, np.ndarray], device: Any = "cpu") -> dict
         observation: As :meth:`shmbridge.Policy.infer` gets it. bfloat16 comes out where the array holds its bits: view it so.
         device: Where the tensors are to lie.
     """
-    return {name: torch.tensor(array, device=device) for name, array in observation.items()}
+    return {name: array if array.dtype.kind == "S" else torch.tensor(array, device=device) for name, array in observation.items()}
 
 
 class TorchArrays:
@@ -37,8 +37,8 @@ class TorchArrays:
         if tuple(value.shape) != expected or dtype_name(value.dtype, spec.name) != spec.dtype:
             found = describe(tuple(value.shape), str(value.dtype))
             raise SpecError(f"observation {spec.name!r}: expected {describe(expected, spec.dtype)}, found {found}")
-        if value.is_floating_point() and bool(torch.isnan(value).any()):
-            raise SpecError(f"observation {spec.name!r}: NaN in rows {torch.isnan(value).flatten(1).any(1).nonzero().flatten().tolist()}")
+        if (value.is_floating_point() or value.is_complex()) and bool(torch.isnan(value).any()):
+            raise SpecError(f"observation {spec.name!r}: NaN in rows {torch.isnan(value).reshape(num_envs, -1).any(1).nonzero().flatten().tolist()}")
         return value
 
     def write(self, value: torch.Tensor | np.ndarray, out: np.ndarray) -> None:

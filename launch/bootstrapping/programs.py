@@ -51,6 +51,11 @@ def say(text: str) -> None:
     print(f"shmbridge: {text}", flush=True)
 
 
+def complain(text: str) -> None:
+    """Tell the user what went wrong."""
+    print(f"shmbridge: {text}", file=sys.stderr, flush=True)
+
+
 class Programs:
     """Starts programs, waits for them, and ends them when a signal arrives.
 
@@ -67,7 +72,8 @@ class Programs:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Programs:
-        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else []  # under nohup
+        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS if number not in ignored}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
@@ -88,17 +94,17 @@ class Programs:
         """Start a program without input; ``output`` takes what it prints, the terminal if None. Pass it to :meth:`end`.
 
         It leads a process group of its own.
+
+        Raises:
+            SetupError: There is no such program, or it cannot be run.
         """
+        words = [str(word) for word in command]
+        variables = clean_environment() | self.variables | dict(env or {})
         errors = None if output is None else subprocess.STDOUT
-        return subprocess.Popen(
-            [str(word) for word in command],
-            cwd=cwd,
-            env=clean_environment() | self.variables | dict(env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(words, cwd=cwd, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True)
+        except OSError as error:
+            raise SetupError(f"{words[0]} cannot be started: {error}") from error
 
     def pause(self) -> None:
         """Wait a moment between two looks at something. Raises SignalledError."""
@@ -160,11 +166,6 @@ def clean_environment() -> dict[str, str]:
     """Return the environment variables without those that mix one Python's packages into another's."""
     mixing = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP"}
     return {key: value for key, value in os.environ.items() if key not in mixing} | {"PYTHONNOUSERSITE": "1"}
-
-
-def complain(text: str) -> None:
-    """Tell the user what went wrong."""
-    print(f"shmbridge: {text}", file=sys.stderr, flush=True)
 
 
 def _kill_after(process: subprocess.Popen[bytes], grace: float) -> None:

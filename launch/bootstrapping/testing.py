@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -69,11 +70,11 @@ def check(programs: Programs, project: Project, args: argparse.Namespace) -> int
     """Run ruff, mypy and shellcheck, all of them whatever the others find."""
     with setting_up(programs, project):
         python = make(programs, project, Recipe("check", tuple(project.requirements("check"))))
-    failed = [
-        name
-        for name, words in {"ruff": ["-m", "ruff", "check", "--output-format", "concise"], "mypy": ["-m", "mypy"]}.items()
-        if say(f"running {name}") or programs.show([python, *words], cwd=project.root)
-    ]
+    failed = []
+    for name, words in {"ruff": ["-m", "ruff", "check", "--output-format", "concise"], "mypy": ["-m", "mypy"]}.items():
+        say(f"running {name}")
+        if programs.show([python, *words], cwd=project.root):
+            failed.append(name)
     failed += _shellcheck(programs, project)
     if failed:
         complain(f"not accepted by {', '.join(failed)}")
@@ -116,9 +117,9 @@ def _is_shell(path: Path) -> bool:
 def _first_usable(programs: Programs, minor: int) -> str | None:
     for candidate in _candidates(minor):
         # Asked and not believed: pyenv puts commands on PATH that only say that they are not set up.
-        finished = programs.try_call([candidate, "-c", _DESCRIBE])
-        if finished.status == 0 and finished.output.split() == ["CPython", "3", str(minor)]:
-            return candidate
+        with contextlib.suppress(SetupError):
+            if programs.call([candidate, "-c", _DESCRIBE], doing="asking for the version").split() == ["CPython", "3", str(minor)]:
+                return candidate
     return None
 
 

@@ -99,7 +99,6 @@ def _make_anew(programs: Programs, folder: Path, recipe: Recipe) -> None:
 def _install_project(programs: Programs, python: Path, name: str, wheel: Path) -> None:
     say(f"{name}: installing this project's wheel")
     pip(programs, python, ["install", "--no-deps", "--force-reinstall", wheel], doing=f"installing {wheel}")
-    pip(programs, python, ["check"], doing=f"checking what is installed in .venvs/{name}")
 
 
 def _base(programs: Programs, folder: Path, recipe: Recipe) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from shmbridge.cli.flags import TOKEN_HELP, add_config_flags, add_policy_flags, config_from_flags, make_parser, policy_class, refuse_network, refuse_unknown
 from shmbridge.cli.report import print_latency, write_report
@@ -37,10 +38,11 @@ def main(words: Sequence[str]) -> int:
     refuse_unknown(parser, rest)
     if not theirs:
         parser.error("say which ENVIRONMENT to run, after all flags; 'shmbridge envs' lists them")
+    settings = _environment_settings(theirs)
     _check(args)
-    with _environment(theirs, args) as (environment, given), _client(environment, args) as client:
+    with _environment(settings, args) as environment, _client(environment, args) as client:
         try:
-            return _run(environment, client, args, {"name": theirs[0], **given})
+            return _run(environment, client, args, {"name": theirs[0], **settings.given})
         finally:
             if args.remote_kill_on_exit:
                 _stop_host(client)
@@ -128,20 +130,31 @@ def _check_local(args: argparse.Namespace) -> None:
         raise SpecError(f"{flag} is about a host, but --policy_deployment is local; add --policy_deployment remote")
 
 
-@contextlib.contextmanager
-def _environment(words: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[Environment, dict[str, object]]]:
-    """Build the environment; yield it and the settings that were given for it."""
+class _Settings(NamedTuple):
+    """An environment's class, its configuration, and the settings that were given."""
+
+    found: type[Environment]
+    config: Any
+    given: dict[str, Any]
+
+
+def _environment_settings(words: Sequence[str]) -> _Settings:
     name, flags = words[0], words[1:]
     found = environments.load(name)
-    parser = make_parser(f"run … {name}", (found.__doc__ or "").splitlines()[0])
+    parser = make_parser(f"run … {name}", (found.__doc__ or name).partition("\n")[0])
     add_config_flags(parser, found.config_type, name)
     own, rest = parser.parse_known_args(flags)
     _refuse_misplaced(rest, name)
     refuse_unknown(parser, rest)
-    config, given = config_from_flags(own, found.config_type, None, name)
-    environment = found(config, num_envs=args.num_envs, enable_cameras=args.enable_cameras, headless=args.headless, device=args.device)
+    return _Settings(found, *config_from_flags(own, found.config_type, None, name))
+
+
+@contextlib.contextmanager
+def _environment(settings: _Settings, args: argparse.Namespace) -> Iterator[Environment]:
+    options = {"num_envs": args.num_envs, "enable_cameras": args.enable_cameras, "headless": args.headless, "device": args.device}
+    environment = settings.found(settings.config, **options)
     try:
-        yield environment, given
+        yield environment
     finally:
         environment.close()
 
@@ -173,7 +186,7 @@ def _remote_client(environment: Environment, args: argparse.Namespace) -> Client
     try:
         return _connect_remote(environment, args)
     except SpecError as error:
-        hint = "" if args.enable_cameras else "\nThe environment's cameras are offered with --enable_cameras only"
+        hint = "" if args.enable_cameras else "\n(an environment's cameras are offered with --enable_cameras only)"
         raise SpecError(f"{error}{hint}") from None
 
 

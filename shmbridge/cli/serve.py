@@ -76,8 +76,9 @@ def _stay(host: PolicyHost, name: str, policy: str) -> int:
     except SystemExit as stop:
         status = int(stop.code or 0)
     finally:
-        # From here on a second Ctrl-C must not interrupt the clean-up, which takes less than a second anyway.
+        # From here on a second signal must not interrupt the clean-up, which takes less than a second anyway.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ended = host.close()
     if not ended:
         logger.warning("host %r: the policy did not let go in time; ending the process around it", name)

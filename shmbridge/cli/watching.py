@@ -13,11 +13,12 @@ import numpy as np
 
 from shmbridge.cli.console import progress
 from shmbridge.client import Client
-from shmbridge.rollout import Episode, Moment
+from shmbridge.rollout import Moment
 
 logger = logging.getLogger(__name__)
 
 _PING_SECONDS = 1.0
+_SHOW_SECONDS = 0.1
 _FRAMES_PER_SECOND = 30
 
 
@@ -33,18 +34,23 @@ class Watcher:
         self._by_episodes = num_episodes is not None
         self._progress = progress(num_episodes or num_steps or 0, "episodes" if self._by_episodes else "steps")
         self._video = _video(output_dir)
-        self._episodes: list[Episode] = []
+        self._finished = 0
+        self._successes: list[float] = []
         self._state, self._asked = "", 0.0
+        self._shown = 0.0
         self._started = time.monotonic()
         self.video: Path | None = None
 
     def watch(self, moment: Moment) -> None:
         """Take one step's moment in."""
-        self._episodes += moment.finished
+        self._finished += len(moment.finished)
+        self._successes += [episode.metrics["success_rate"] for episode in moment.finished if "success_rate" in episode.metrics]
         if self._video is not None:
             self._record(self._video, moment)
-        done = len(self._episodes) if self._by_episodes else moment.step
-        self._progress.show(done, self._text(moment.step))
+        done = self._finished if self._by_episodes else moment.step
+        if moment.finished or time.monotonic() - self._shown >= _SHOW_SECONDS:
+            self._shown = time.monotonic()
+            self._progress.show(done, self._text(moment.step))
 
     def __enter__(self) -> Watcher:
         self._progress.__enter__()
@@ -60,8 +66,7 @@ class Watcher:
             self._asked = time.monotonic()
             status = self._client.ping(timeout=_PING_SECONDS)
             self._state = status.state.value if status else "silent"
-        rates = [episode.metrics["success_rate"] for episode in self._episodes if "success_rate" in episode.metrics]
-        success = f"success {np.mean(rates):.2f}  " if rates else ""
+        success = f"success {np.mean(self._successes):.2f}  " if self._successes else ""
         return f"{success}{step / (time.monotonic() - self._started):.1f} steps/s  host {self._state}"
 
     def _record(self, video: _Video, moment: Moment) -> None:

@@ -1,7 +1,7 @@
 """What lies in /dev/shm under which name.
 
-For a host called NAME: ``shmbridge.NAME.lock`` (held as long as it lives), ``shmbridge.NAME.sock`` (its control socket) and,
-between a welcome and its answer only, ``sem.shmbridge.NAME.RANDOM.KIND``. The dots keep NAME and NAME-x apart.
+For a host called NAME: ``shmbridge.NAME.lock`` (held as long as it lives), ``shmbridge.NAME.sock`` (its control socket) and, while a
+client attaches, ``sem.shmbridge.NAME.RANDOM.KIND``. The dots keep NAME and NAME-x apart.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def new_semaphore_names(name: str) -> list[str]:
 def semaphore_path(name: str) -> str:
     """Path of the file behind a POSIX semaphore's name, as glibc has it."""
     return f"{SHM}/sem.{name[1:]}"
+
+
+def is_semaphore_name(name: str) -> bool:
+    """Return whether ``name`` is one that :func:`new_semaphore_names` could have made."""
+    return re.fullmatch(r"/shmbridge\.[a-z0-9_-]{1,48}\.[0-9a-z]{1,32}\.[a-z0-9-]{1,32}", name) is not None
 
 
 def host_names() -> list[str]:

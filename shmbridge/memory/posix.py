@@ -123,8 +123,10 @@ class Semaphore:
             self._address = None
 
     def _block_until(self, deadline: Deadline) -> bool:
-        # A signal ends the call with EINTR; its Python handler runs on return, and we come back here unless it raised.
-        return bool(_libc.sem_clockwait(self._address, time.CLOCK_MONOTONIC, ctypes.byref(_timespec(deadline.at))) == 0)
+        # A signal ends the call with EINTR; its Python handler runs on return, and we come back here unless it raised. One that arrives
+        # just before the call is seen at its end, so the call is kept short.
+        until = time.monotonic() + min(_SLICE_SECONDS, deadline.remaining)
+        return bool(_libc.sem_clockwait(self._address, time.CLOCK_MONOTONIC, ctypes.byref(_timespec(until))) == 0)
 
     def _block_a_slice(self, deadline: Deadline) -> bool:
         # glibc before 2.30 knows only the wall clock; short slices bound what a step of it can do.

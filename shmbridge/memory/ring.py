@@ -72,6 +72,10 @@ class Producer:
         # first: killed in between, we published nothing; the other order could publish the same slot twice.
         self._full.release()
 
+    def forget(self) -> None:
+        """Let go of the slots, and so of their memory. The ring is over."""
+        self._slots, self._lent = (), None
+
 
 class Consumer:
     """The reading end. One thread uses it at a time."""
@@ -122,6 +126,11 @@ class Consumer:
             self._ended.remove(id(self._leases.popleft()))
             # SYNC POINT: pairs with Producer.loan.
             self._free.release()
+
+    def forget(self) -> None:
+        """Let go of the slots, and so of their memory. The ring is over."""
+        self._slots = ()
+        self._leases.clear()
 
     def _lease(self) -> Slot:
         slot = self._slots[self._cursor]

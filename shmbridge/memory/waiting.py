@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 SPIN_SECONDS = 100e-6
 """How long to spin before blocking. Bounded by time, not by turns: at ten waits a second this costs 0.1 % of a core."""
+LONGEST_SECONDS = 1e6
+"""What an endless timeout is cut to, eleven days: ``poll`` counts milliseconds in 31 bits."""
 
 
 class Deadline:
@@ -20,7 +22,7 @@ class Deadline:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.at = time.monotonic() + timeout
+        self.at = time.monotonic() + min(timeout, LONGEST_SECONDS)
 
     @property
     def remaining(self) -> float:

@@ -6,16 +6,17 @@ killed process's sockets, across containers too.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import queue
 import select
 import threading
 from collections.abc import Callable, Sequence
 
 from shmbridge.errors import ClosedError, PeerLostError, RemoteProtocolError, ShmbridgeError, TimedOutError
+from shmbridge.memory.bell import Bell
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import AnyMessage, Close, Failure, Ping, Status, Stop, exception_from_failure
-from shmbridge.protocol import Conversation, Role
+from shmbridge.protocol import Conversation, Role, State
 from shmbridge.transport.stream import ClosedInChildren, Stream
 
 _CLOSE_SECONDS = 1.0
@@ -36,13 +37,18 @@ class Control(ClosedInChildren):
         self._arrived: list[AnyMessage] = []
         self._outbox: queue.SimpleQueue[AnyMessage] = queue.SimpleQueue()
         self._statuses: queue.SimpleQueue[Status] = queue.SimpleQueue()
-        self._wake = -1
+        self._wake = Bell()
         self._thread: threading.Thread | None = None
         self.ended: ShmbridgeError | None = None
 
     def say(self, message: AnyMessage) -> None:
         """Send a message; only before :meth:`watch`."""
-        self._stream.send(self._conversation.send(message))
+        if self._conversation.state is State.ENDED:
+            raise PeerLostError(f"{self._peer} ended the handshake", peer=self._peer, phase="shaking hands")
+        try:
+            self._stream.send(self._conversation.send(message))
+        except OSError as error:
+            raise self._gone(error) from None
 
     def hear(self, deadline: Deadline, waiting_for: str) -> AnyMessage:
         """Return the host's next message; only before :meth:`watch`.
@@ -54,10 +60,11 @@ class Control(ClosedInChildren):
         while not self._arrived:
             if deadline.passed or not self._stream.wait_readable(deadline):
                 raise TimedOutError(f"waited {deadline.timeout:.1f} s for {self._peer}, {waiting_for}; allow more with --remote_start_timeout_ms")
+            self._flush()  # a long hello may not have gone out at once
             try:
                 self._arrived = self._receive(waiting_for)
             except PeerLostError as error:
-                raise PeerLostError(f"{error}: it ended while we were {waiting_for}; look at its log", peer=self._peer, phase=waiting_for) from None
+                raise PeerLostError(f"{error}; it ended while we were {waiting_for}; look at its log", peer=self._peer, phase=waiting_for) from None
         return self._arrived.pop(0)
 
     def take_descriptors(self, count: int) -> Sequence[int]:
@@ -69,7 +76,6 @@ class Control(ClosedInChildren):
 
     def watch(self, on_end: Callable[[], None]) -> None:
         """Hand the socket to an I/O thread, which calls ``on_end`` once when the session is over, whoever ended it."""
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, args=(on_end,), name=f"shmbridge control of {self._peer}", daemon=True)
         self._thread.start()
 
@@ -106,17 +112,25 @@ class Control(ClosedInChildren):
             self._thread.join(_CLOSE_SECONDS)
         self.ended = self.ended or ClosedError(f"the session with {self._peer} was closed here")
         self._stream.close()
-        if self._wake >= 0 and (self._thread is None or not self._thread.is_alive()):
-            os.close(self._wake)
-            self._wake = -1
+        if self._thread is None or not self._thread.is_alive():
+            self._wake.close()
 
     def close_descriptors(self) -> None:
         # The stream closes itself; here the child learns that the session is its parent's.
         self.ended = ClosedError(f"the session with {self._peer} belongs to the parent process; connect anew in this one")
 
+    def _flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise self._gone(error) from None
+
+    def _gone(self, error: OSError) -> PeerLostError:
+        return PeerLostError(f"{self._peer} is gone: {error.strerror}", peer=self._peer, phase="shaking hands")
+
     def _post(self, message: AnyMessage) -> None:
         self._outbox.put(message)
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
 
     def _drop_old_statuses(self) -> None:
         while not self._statuses.empty():
@@ -135,17 +149,26 @@ class Control(ClosedInChildren):
         except ShmbridgeError as error:
             self.ended = self.ended or error
         except OSError as error:
-            self.ended = PeerLostError(f"the control connection with {self._peer} broke: {error.strerror}", peer=self._peer)
+            self._hear_last_words()
+            self.ended = self.ended or PeerLostError(f"the control connection with {self._peer} broke: {error.strerror}", peer=self._peer)
         finally:
+            # The posts of on_end stand for no slot, so those who are woken must find that the session is over.
+            self.ended = self.ended or PeerLostError(f"the thread that watches {self._peer} broke", peer=self._peer)
             on_end()
+
+    def _hear_last_words(self) -> None:
+        """Read why the host ended the session, if it said so while we were still writing."""
+        with contextlib.suppress(ShmbridgeError):
+            for message in self._receive("connected"):
+                self._react(message)
 
     def _turn(self) -> None:
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(self._stream.fileno(), select.POLLIN | (select.POLLOUT if self._stream.wants_to_write else 0))
         ready = {descriptor for descriptor, _ in poller.poll()}
-        if self._wake in ready:
-            os.eventfd_read(self._wake)
+        if self._wake.fileno() in ready:
+            self._wake.silence()
             self._send_outbox()
         self._stream.flush()
         if self._stream.fileno() in ready and self.ended is None:

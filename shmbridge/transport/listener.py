@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import socket
+import time
 
-from shmbridge.errors import AuthenticationError, HostExistsError
+from shmbridge.errors import AuthenticationError, HostExistsError, SegmentError, ShmbridgeError
 from shmbridge.memory import naming, posix
 from shmbridge.transport.stream import ClosedInChildren, Credentials, Stream, peer_credentials
 
+logger = logging.getLogger(__name__)
+
 _BACKLOG = 64
+_OVERLOAD_SECONDS = 0.05
 
 
 def user_name(uid: int) -> str:
@@ -41,17 +46,23 @@ class LocalListener(ClosedInChildren):
         Raises:
             HostExistsError: A living host has it, or its files belong to another user.
         """
-        super().__init__()
         self.name = naming.check_name(name)
-        self._lock = _take_lock(self.name)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._lock = -1
+        super().__init__()
         path = naming.socket_path(self.name)
         try:
+            self._lock = _take_lock(self.name)
             naming.remove_leftovers(self.name)
-            self._socket = _bind(path)
+            _bind(self._socket, path)
         except BaseException as error:
-            self._give_up_lock()
+            self._socket.close()
+            if self._lock >= 0:
+                self._give_up_lock()
             if isinstance(error, PermissionError):
                 raise _not_ours(self.name, path) from None
+            if isinstance(error, OSError) and not isinstance(error, ShmbridgeError):
+                raise SegmentError(f"{naming.SHM} cannot be used: {error.strerror}; mount a writable tmpfs there, with room left") from None
             raise
 
     def fileno(self) -> int:
@@ -62,6 +73,11 @@ class LocalListener(ClosedInChildren):
         try:
             sock, _ = self._socket.accept()
         except (BlockingIOError, ConnectionError):
+            return None
+        except OSError as error:
+            # Out of descriptors or memory, most likely: those served go on, and whoever knocks is let in when there is room again.
+            logger.warning("host %r cannot let a client in: %s", self.name, error.strerror)
+            time.sleep(_OVERLOAD_SECONDS)
             return None
         return Stream(sock), peer_credentials(sock)
 
@@ -101,18 +117,12 @@ def _not_ours(name: str, path: str) -> HostExistsError:
     return HostExistsError(f"{path} belongs to {owner}: the name {name!r} cannot be had by {user_name(os.geteuid())}; take another one with --name")
 
 
-def _bind(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Before bind, which makes the file with the socket's own mode: there is no moment at which others could connect.
-        os.fchmod(sock.fileno(), posix.OWNER_ONLY)
-        sock.bind(path)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _bind(sock: socket.socket, path: str) -> None:
+    # Before bind, which makes the file with the socket's own mode: there is no moment at which others could connect.
+    os.fchmod(sock.fileno(), posix.OWNER_ONLY)
+    sock.bind(path)
+    sock.listen(_BACKLOG)
+    sock.setblocking(False)
 
 
 def _remove(path: str) -> None:

@@ -45,13 +45,13 @@ class ShmConnection(Connection):
         self._control = control
         self._phase, self._sequence = "attaching", 0
         self._closed = False
-        self._in_use = threading.Lock()
+        self._in_use, self._closing = threading.Lock(), threading.Lock()
         _check_digests(welcome, agreement)
         with contextlib.ExitStack() as undo:
             self._attach(control.take_descriptors(_DESCRIPTORS), welcome.semaphores, undo)
             control.say(Attached())
+            control.watch(self._wake_waiters)
             self._undo = undo.pop_all()
-        control.watch(self._wake_waiters)
 
     def _attach(self, descriptors: Sequence[int], semaphores: Sequence[str], undo: contextlib.ExitStack) -> None:
         """Map the memory and open the semaphores; ``undo`` lets go of all of it, in reverse."""
@@ -103,15 +103,23 @@ class ShmConnection(Connection):
         self._control.stop_host(deadline)
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if not self._closed:
+                self._let_go()
+
+    def _let_go(self) -> None:
         # First the I/O thread, which on its way out wakes a thread of ours that waits on a semaphore. Only when that has left may
-        # the semaphores go; should it not leave in time, leaking them is better than pulling them from under it.
+        # the semaphores go; should it not leave in time, leaking them is better than pulling them from under it. Every step may be
+        # done twice, so that a close that was interrupted can be repeated.
         self._control.close()
         if self._in_use.acquire(timeout=_LEAVE_SECONDS):
-            self._undo.close()
-            self._in_use.release()  # who calls later finds the session ended, not a lock that nobody gives back
+            try:
+                self._producer.forget()
+                self._consumer.forget()
+                self._undo.close()
+                self._closed = True
+            finally:
+                self._in_use.release()
 
     def _wake_waiters(self) -> None:
         # Only this process waits on these two. Each post stands for no slot: _raise_if_lost speaks before anything is read.
@@ -142,9 +150,10 @@ class ShmHostEnd(HostEnd):
         self._lost = ""
         self._segments: list[CreatedSegment] = []
         self._semaphores: list[Semaphore] = []
+        self._rings: list[Consumer | Producer] = []
         self._names = naming.new_semaphore_names(host_name)
         self._bell = bell
-        self.nbytes = _check_room(agreement)
+        self.nbytes = check_agreement_fits(agreement)
         try:
             self._reserve()
         except BaseException:
@@ -161,6 +170,7 @@ class ShmHostEnd(HostEnd):
         free, full, action_free, action_full = self._semaphores
         self._consumer = Consumer(self._segments[0].slots, free, full, self._raise_if_lost)
         self._producer = Producer(self._segments[1].slots, action_free, action_full, self._raise_if_lost)
+        self._rings = [self._consumer, self._producer]
 
     def welcome(self) -> tuple[Welcome, Sequence[int]]:
         """Return the message that lets the client attach, and the descriptors to go beside it, which stay ours."""
@@ -211,11 +221,13 @@ class ShmHostEnd(HostEnd):
 
     def close(self) -> None:
         self.mark_lost(self._lost or "closed")
+        for end in self._rings:
+            end.forget()
         for semaphore in self._semaphores:
             semaphore.close()
         for segment in self._segments:
             segment.close()
-        self._semaphores, self._segments = [], []
+        self._semaphores, self._segments, self._rings = [], [], []
 
     def _raise_if_lost(self) -> None:
         if self._lost:
@@ -233,6 +245,8 @@ def _check_digests(welcome: Welcome, agreement: Agreement) -> None:
 def _open_all(names: Sequence[str], undo: contextlib.ExitStack) -> list[Semaphore]:
     if len(names) != len(naming.SEMAPHORES):
         raise RemoteProtocolError(f"the host named {len(names)} semaphores, expected {len(naming.SEMAPHORES)}")
+    if not all(map(naming.is_semaphore_name, names)):
+        raise RemoteProtocolError(f"the host named semaphores that are none of ours: {names}")
     opened: list[Semaphore] = []
     for name in names:
         opened.append(Semaphore.open(name))
@@ -240,7 +254,12 @@ def _open_all(names: Sequence[str], undo: contextlib.ExitStack) -> list[Semaphor
     return opened
 
 
-def _check_room(agreement: Agreement) -> int:
+def check_agreement_fits(agreement: Agreement) -> int:
+    """Return the bytes that a session takes.
+
+    Raises:
+        SharedMemoryFullError: There is not so much. Nothing was reserved.
+    """
     sizes = [layout.segment_size(agreement.slots) for layout in agreement.layouts]
     parts = zip(("observations", "actions"), agreement.layouts, strict=True)
     purpose = " + ".join(f"{agreement.slots} slots of {megabytes(layout.stride)} for {what}" for what, layout in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shmbridge.memory.waiting import Deadline
+
+logger = logging.getLogger(__name__)
 
 MAX_DESCRIPTORS = 8
 _RECEIVE_BYTES = 65_536
@@ -35,7 +38,10 @@ class ClosedInChildren:
 
 def _close_in_child() -> None:
     for held in list(_closed_in_children):
-        held.close_descriptors()
+        try:
+            held.close_descriptors()
+        except Exception:  # one that was being closed or made during the fork must not keep the others open
+            logger.debug("a descriptor could not be closed in a child", exc_info=True)
 
 
 os.register_at_fork(after_in_child=_close_in_child)

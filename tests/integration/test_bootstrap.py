@@ -132,6 +132,11 @@ def test_a_failed_program_is_quoted(programs: Programs) -> None:
         programs.call([sys.executable, "-c", "print('no pan'); raise SystemExit(3)"], doing="frying")
 
 
+def test_a_program_that_is_not_there_is_named(programs: Programs, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no-such-program cannot be started"):
+        programs.try_call([tmp_path / "no-such-program"])
+
+
 class Scripted(Programs):
     """Runs nothing. A command that contains certain words fails; any other succeeds, and one that makes a folder makes it."""
 
@@ -213,12 +218,12 @@ def test_an_environment_is_made_once_and_mended_when_only_the_project_changed(tm
     def commands(wheel: str, wanted: venvs.Recipe = recipe) -> list[str]:
         programs = Scripted({})
         venvs.make(programs, project, wanted, tmp_path / wheel / "shmbridge.whl")
-        return [next((word for word in ("venv", "--no-deps", "check", "install") if f" {word} " in f"{line} "), line) for line in programs.calls]
+        return [next((word for word in ("venv", "--no-deps", "install") if f" {word} " in f"{line} "), line) for line in programs.calls]
 
-    assert commands("one") == ["venv", "install", "--no-deps", "check"]
+    assert commands("one") == ["venv", "install", "--no-deps"]
     assert commands("one") == []
-    assert commands("two") == ["--no-deps", "check"]
-    assert commands("two", venvs.Recipe("simulator", ("numpy", "rich"))) == ["venv", "install", "--no-deps", "check"]
+    assert commands("two") == ["--no-deps"]
+    assert commands("two", venvs.Recipe("simulator", ("numpy", "rich"))) == ["venv", "install", "--no-deps"]
 
 
 def _signal_when(path: Path, number: int) -> None:
