@@ -178,8 +178,8 @@ class Client:
     def close(self) -> None:
         """End the session. A slot still lent goes back with it. Returns within about a second; may be called twice."""
         self._ended = self._ended or "it was closed here"
-        self._connection.close()
         self._filler.forget()
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from shmbridge.layout import Layout, Slot, make_slots
 from shmbridge.memory import posix
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 
 class Segment:
@@ -20,13 +24,16 @@ class Segment:
         Raises:
             SegmentNotReadyError: The memory is not as long as the layout needs.
         """
-        self._mapping = posix.map_file(descriptor, layout.segment_size(slots), writable=writable)
-        self.slots: list[Slot] = make_slots(layout, self._mapping, slots, writable=writable)
+        mapping = posix.map_file(descriptor, layout.segment_size(slots), writable=writable)
+        self._mapping: mmap | None = mapping
+        self.slots: list[Slot] = make_slots(layout, mapping, slots, writable=writable)
 
     def close(self) -> None:
         """Drop our own arrays and unmap. Arrays that someone else still holds keep the mapping alive until they are gone."""
         self.slots = []
-        posix.unmap(self._mapping)
+        mapping, self._mapping = self._mapping, None  # or this reference alone would keep it, when the last array is gone
+        if mapping is not None:
+            posix.unmap(mapping)
 
 
 class CreatedSegment(Segment):

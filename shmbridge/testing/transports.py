@@ -116,6 +116,16 @@ def check_submitted_answers_come_in_order(open_client: Open) -> None:
         assert marks_of(client.infer(_observation(1, 5))["action"]) == [5], "a stale answer was taken for the current one"
 
 
+def check_infer_makes_room_for_itself(open_client: Open) -> None:
+    """However many answers nobody polled, infer is answered, and with its own answer."""
+    with open_client(MarkingPolicy(), 1) as client:
+        for number in range(0, 60, 3):
+            for ahead in (0, 1):
+                client.submit(_observation(1, number + ahead))
+            found = marks_of(client.infer(_observation(1, number + 2))["action"])
+            assert found == [number + 2], f"observation {number + 2} was answered by {found}"
+
+
 def check_wrong_observations_are_refused_unsent(open_client: Open) -> None:
     """Another dtype, another shape, NaN, a missing and an unknown tensor raise SpecError; then everything goes on."""
     values: list[np.ndarray] = [np.zeros(2, np.float32), np.zeros((2, 1)), np.array([0.0, np.nan])]
@@ -139,6 +149,7 @@ TRANSPORT_CHECKS: tuple[Check, ...] = (
     check_resets_travel_with_the_observation,
     check_failures_reach_the_caller_and_the_session_goes_on,
     check_submitted_answers_come_in_order,
+    check_infer_makes_room_for_itself,
     check_wrong_observations_are_refused_unsent,
 )
 

@@ -192,7 +192,7 @@ def test_states_are_reported_while_waiting(unique_name: str, play: Any) -> None:
 
 def test_a_host_that_is_never_ready_is_given_up_with_its_state(unique_name: str, play: Any) -> None:
     play(Status(HostState.LOADING, 90.0))
-    with pytest.raises(TimedOutError, match="which is LOADING for 90 s"):
+    with pytest.raises(TimedOutError, match=r"while it is LOADING \(for 90 s\)"):
         knock(unique_name, start_timeout=0.3)
 
 

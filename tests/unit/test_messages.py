@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from shmbridge import errors, messages
-from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, ShmbridgeError, SpecError, TimedOutError
+from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, SharedMemoryFullError, ShmbridgeError, SpecError, TimedOutError
 from shmbridge.layout import FAILURE_BYTES
 from shmbridge.messages import (
     AnyMessage,
@@ -34,6 +34,7 @@ from shmbridge.messages import (
     encode_failure,
     exception_from_failure,
     failure_from_exception,
+    policy_raised,
 )
 from shmbridge.spec import TensorSpec
 
@@ -141,11 +142,30 @@ def test_an_error_of_ours_crosses_as_itself(kind: type[ShmbridgeError]) -> None:
 
 
 def test_any_other_exception_crosses_as_the_policys_with_its_traceback() -> None:
-    again = exception_from_failure(failure_from_exception(KeyError("door"), "Traceback (most recent call last): …"))
+    again = exception_from_failure(failure_from_exception(raised(KeyError("door"))))
     assert isinstance(again, PolicyRaisedError)
-    assert (again.error_type, again.remote_traceback) == ("KeyError", "Traceback (most recent call last): …")
-    assert "the policy raised KeyError: 'door'" in str(again)
-    assert "Traceback" in str(again)
+    assert again.error_type == "KeyError"
+    assert again.remote_traceback.startswith("Traceback") and "in raised" in again.remote_traceback
+    assert str(again).startswith("the policy raised KeyError: 'door'")
+    assert str(again).count("Traceback") == 1
+
+
+def test_what_our_own_errors_carry_crosses_with_them() -> None:
+    full = exception_from_failure(failure_from_exception(SharedMemoryFullError("too little", needed=7, free=3)))
+    assert isinstance(full, SharedMemoryFullError)
+    assert (str(full), full.needed, full.free) == ("too little", 7, 3)
+    told = policy_raised(raised(ValueError("no")))
+    again = exception_from_failure(failure_from_exception(told))
+    assert isinstance(again, PolicyRaisedError)
+    assert (str(again), again.error_type, again.remote_traceback) == (str(told), told.error_type, told.remote_traceback)
+
+
+def raised(error: Exception) -> Exception:
+    """Return an exception that has a traceback."""
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
 
 
 @pytest.mark.parametrize("name", ["NoSuchError", "SystemExit", "KeyboardInterrupt", "annotations", ""])
@@ -183,7 +203,7 @@ def test_a_failure_comes_back_from_its_slot_padded_or_not(text: str, traceback: 
 
 def test_a_failure_with_text_that_is_no_unicode_can_be_told() -> None:
     """File names that are no UTF-8 come as lone surrogates, in the text of an OSError for example."""
-    failure = failure_from_exception(ValueError("a file called \udcff"), "Traceback \udcff")
+    failure = failure_from_exception(ValueError("a file called \udcff"))
     assert "a file called" in decode_failure(encode_failure(failure)).text
     again = decode(encode(failure))
     assert isinstance(again, Failure)
