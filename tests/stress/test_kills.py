@@ -75,9 +75,9 @@ def _inner(process):
 
 
 def is_served(name, prefix):
-    """Whether a fresh client is answered."""
+    """Whether a fresh client is answered, and leaves in peace."""
     with started(prefix, *client_words(name, "once")) as client:
-        return client.stdout.readline() == "answered\n"
+        return client.stdout.readline() == "answered\n" and client.wait(30) == 0
 
 
 def clean_up(name):
