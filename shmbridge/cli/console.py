@@ -19,8 +19,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str =
         from rich.console import Console  # optional: the extra 'cli'
         from rich.table import Table
     except ImportError:
-        print(title)
-        print(table(head, rows))
+        print(table(head, rows) if not title else f"{title}\n{table(head, rows)}")
         return
     found = Table(*head, title=title or None, title_justify="left")
     for row in rows:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from shmbridge.registry import policies
 from shmbridge.testing import leftovers, unique_name
 
 RANDOM = ["--policy_type", "random", "--action_shape", "[]", "--dtype", "int64", "--low", "0", "--high", "1"]
@@ -24,6 +25,8 @@ def run(arguments, tmp_path, title):
 
 def compare_deployments(policy, arguments, tmp_path):
     """Run once local and once remote; both must act alike."""
+    if policy[1] not in policies.names():
+        pytest.skip("the plug-ins are not installed here, so they have no names")
     name = unique_name()
     local, local_line = run([*policy, *arguments], tmp_path, "local")
     serve = [sys.executable, "-m", "shmbridge", "serve", "--name", name, *policy]
