@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from shmbridge.errors import ClosedError, LocalProtocolError
-from shmbridge.host_control import HostControl, HostSettings
+from shmbridge.host_control import HostControl
+from shmbridge.host_guests import HostSettings
 from shmbridge.host_worker import ServedPolicy, Worker
 from shmbridge.messages import Status
 from shmbridge.policy import Policy

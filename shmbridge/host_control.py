@@ -9,18 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
-from shmbridge.errors import AuthenticationError, ClosedError, HostBusyError, RemoteProtocolError, SegmentError, ShmbridgeError, SpecError
+from shmbridge.errors import AuthenticationError, ClosedError, RemoteProtocolError, SegmentError, ShmbridgeError
+from shmbridge.host_guests import Guest, HostSettings, check_compatible, check_expectations, check_place, describe_client, printable
 from shmbridge.host_worker import ServedPolicy, ServedSession, Worker
 from shmbridge.memory.bell import Bell
-from shmbridge.memory.posix import libc_version
 from shmbridge.messages import (
-    PROTOCOL_VERSION,
     AnyMessage,
     Attached,
-    ClientDescription,
     Close,
     Description,
     Hello,
@@ -30,59 +27,15 @@ from shmbridge.messages import (
     failure_from_exception,
     words_of,
 )
-from shmbridge.protocol import Conversation, Role, State
+from shmbridge.protocol import State
 from shmbridge.session import Offer
-from shmbridge.spec import nearest
 from shmbridge.transport.listener import LocalListener, check_same_user
-from shmbridge.transport.stream import Credentials, Stream
+from shmbridge.transport.stream import Credentials
 from shmbridge.version import __version__
 
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class HostSettings:
-    """What a host allows.
-
-    Attributes:
-        max_sessions: Clients served at a time. A further one is refused by name.
-        timeout: Seconds a client may take over its part of the handshake or a half-sent message.
-        idle_timeout: Seconds after which a session that asks for nothing is ended; None for never.
-        remote_kill: Whether a client may stop the host.
-    """
-
-    max_sessions: int = 1
-    timeout: float = 5.0
-    idle_timeout: float | None = None
-    remote_kill: bool = True
-
-
-class Guest:
-    """One connection: its stream, where the conversation stands, and its session once there is one."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.conversation = Conversation(Role.HOST)
-        self.since = time.monotonic()
-        self.name = "a client that has not said hello"
-        self.hello: Hello | None = None
-        self.served: ServedSession | None = None
-        self.half_since: float | None = None
-
-    def occupies(self) -> bool:
-        """Whether it counts as a client: it said hello and is still here."""
-        return self.hello is not None and self.conversation.state is not State.ENDED
-
-    def note_half_message(self) -> None:
-        """Remember since when a message has been half there."""
-        self.half_since = (self.half_since or time.monotonic()) if self.conversation.is_mid_message else None
-
-    @property
-    def dawdling_since(self) -> float | None:
-        """Since when the next word has been the guest's: before hello, between welcome and attached, within a message."""
-        return self.since if self.conversation.state in (State.CONNECTED, State.WELCOMED, State.ENDED) else self.half_since
 
 
 class HostControl:
@@ -222,41 +175,27 @@ class HostControl:
         react(guest, message)
 
     def _hello(self, guest: Guest, hello: Hello) -> None:
-        guest.name = _printable(hello.client)
-        self._check_hello(hello)
+        guest.name = printable(hello.client)
+        self._admit(hello)
         guest.hello = hello
         self._push_status()
         offer = Offer(hello.observation, hello.num_envs, hello.slots, hello.action)
         self._worker.post(lambda: self._open_on_worker(guest, offer))
 
-    def _check_hello(self, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL_VERSION:
-            versions = f"the client (shmbridge {hello.version}) speaks protocol {hello.protocol}, this host (shmbridge {__version__}) {PROTOCOL_VERSION}"
-            raise RemoteProtocolError(f"{versions}: install one version on both sides")
-        if "glibc" not in hello.libc or "glibc" not in libc_version():
-            libraries = f"the client has {hello.libc}, this host {libc_version()}"
-            raise RemoteProtocolError(f"{libraries}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
+    def _admit(self, hello: Hello) -> None:
+        """Raise unless this client may be served now."""
+        check_compatible(hello)
         if self._worker.ended:
             raise self._worker.failure or ClosedError("this host is stopping")
         self._catch_up()
-        serving = [guest for guest in self._guests if guest.occupies()]
-        if len(serving) >= self._settings.max_sessions:
-            names = ", ".join(f"{guest.name} for {time.monotonic() - guest.since:.0f} s" for guest in serving)
-            takes = f"host {self._listener.name!r} takes {self._settings.max_sessions} client(s) at a time (--max_sessions) and serves {names}"
-            raise HostBusyError(f"{takes}; wait, or start a second host under another --name")
-        self._check_expectation("--policy_type", hello.policy, self._policy.name)
-        self._check_expectation("the digest of the policy's configuration", hello.config_digest, self._policy.config_digest)
+        check_place(self._listener.name, self._settings.max_sessions, [guest for guest in self._guests if guest.occupies()])
+        check_expectations(self._listener.name, hello, self._policy)
 
     def _catch_up(self) -> None:
         """Take in all that the others sent: one that left or died before this hello must not keep its place."""
         for guest in [guest for guest in self._guests if guest.occupies()]:
             while guest in self._guests and self._converse(guest):
                 pass
-
-    def _check_expectation(self, what: str, expected: str | None, found: str) -> None:
-        if expected is not None and expected != found:
-            hint = nearest(expected, [found])
-            raise SpecError(f"host {self._listener.name!r} runs another policy than expected: {what} here is {expected!r}, there {found!r} {hint}".rstrip())
 
     def _open_on_worker(self, guest: Guest, offer: Offer) -> None:
         if not guest.occupies():
@@ -297,7 +236,7 @@ class HostControl:
         guest.stream.send(guest.conversation.send(self._worker.board.read()))
 
     def _query(self, guest: Guest, message: Query) -> None:
-        clients = [_describe(served, guest.since) for guest in self._guests if (served := guest.served) is not None]
+        clients = [describe_client(served, guest.since) for guest in self._guests if (served := guest.served) is not None]
         description = Description(self._listener.name, __version__, os.getpid(), self._policy.name, self._worker.board.read(), clients)
         guest.stream.send(guest.conversation.send(description))
 
@@ -373,13 +312,3 @@ class HostControl:
 def _internal(error: Exception) -> ShmbridgeError:
     logger.exception("a session could not be opened")
     return SegmentError(f"the host could not open the session: {type(error).__name__}: {words_of(error)}")
-
-
-def _describe(served: ServedSession, since: float) -> ClientDescription:
-    agreed = served.end.agreement
-    return ClientDescription(served.end.client, agreed.num_envs, served.session.sequence, served.end.nbytes, time.monotonic() - since)
-
-
-def _printable(text: str) -> str:
-    """Return what a client calls itself, without anything that could move a terminal's cursor."""
-    return "".join(char if char.isprintable() else "?" for char in text[:120]) or "a nameless client"

@@ -26,7 +26,6 @@ _IDLE_SECONDS = 1.0
 """How long to sleep at most when the bell does not ring. Only a net below the wake-ups; nothing depends on it."""
 
 
-
 @dataclass(frozen=True)
 class ServedPolicy:
     """What a host runs: how to make the policy, and what is said about it."""

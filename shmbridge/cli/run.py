@@ -229,5 +229,3 @@ def _stop_host(client: Client) -> None:
 def _plain(args: argparse.Namespace) -> dict[str, object]:
     secret = {"remote_api_token", "remote_api_token_file"}
     return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items() if key not in secret}
-
-

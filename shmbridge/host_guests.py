@@ -1,0 +1,101 @@
+"""Who knocks at a host, what they may expect, and why they are sent away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shmbridge.errors import HostBusyError, RemoteProtocolError, SpecError
+from shmbridge.host_worker import ServedPolicy, ServedSession
+from shmbridge.memory.posix import libc_version
+from shmbridge.messages import PROTOCOL_VERSION, ClientDescription, Hello
+from shmbridge.protocol import Conversation, Role, State
+from shmbridge.spec import nearest
+from shmbridge.transport.stream import Stream
+from shmbridge.version import __version__
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What a host allows.
+
+    Attributes:
+        max_sessions: Clients served at a time. A further one is refused by name.
+        timeout: Seconds a client may take over its part of the handshake or a half-sent message.
+        idle_timeout: Seconds after which a session that asks for nothing is ended; None for never.
+        remote_kill: Whether a client may stop the host.
+    """
+
+    max_sessions: int = 1
+    timeout: float = 5.0
+    idle_timeout: float | None = None
+    remote_kill: bool = True
+
+
+class Guest:
+    """One connection: its stream, where the conversation stands, and its session once there is one."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.conversation = Conversation(Role.HOST)
+        self.since = time.monotonic()
+        self.name = "a client that has not said hello"
+        self.hello: Hello | None = None
+        self.served: ServedSession | None = None
+        self.half_since: float | None = None
+
+    def occupies(self) -> bool:
+        """Whether it counts as a client: it said hello and is still here."""
+        return self.hello is not None and self.conversation.state is not State.ENDED
+
+    def note_half_message(self) -> None:
+        """Remember since when a message has been half there."""
+        self.half_since = (self.half_since or time.monotonic()) if self.conversation.is_mid_message else None
+
+    @property
+    def dawdling_since(self) -> float | None:
+        """Since when the next word has been the guest's: before hello, between welcome and attached, within a message."""
+        return self.since if self.conversation.state in (State.CONNECTED, State.WELCOMED, State.ENDED) else self.half_since
+
+
+def check_compatible(hello: Hello) -> None:
+    """Raise unless client and host understand each other.
+
+    Raises:
+        RemoteProtocolError: They speak different protocols, or one has semaphores of another C library.
+    """
+    if hello.protocol != PROTOCOL_VERSION:
+        versions = f"the client (shmbridge {hello.version}) speaks protocol {hello.protocol}, this host (shmbridge {__version__}) {PROTOCOL_VERSION}"
+        raise RemoteProtocolError(f"{versions}: install one version on both sides")
+    if "glibc" not in hello.libc or "glibc" not in libc_version():
+        libraries = f"the client has {hello.libc}, this host {libc_version()}"
+        raise RemoteProtocolError(f"{libraries}: semaphores are shared between glibc processes only; use an image based on glibc, not Alpine")
+
+
+def check_place(host: str, max_sessions: int, serving: Sequence[Guest]) -> None:
+    """Raise HostBusyError, which names who is served, if there is no place for one more."""
+    if len(serving) >= max_sessions:
+        names = ", ".join(f"{guest.name} for {time.monotonic() - guest.since:.0f} s" for guest in serving)
+        takes = f"host {host!r} takes {max_sessions} client(s) at a time (--max_sessions) and serves {names}"
+        raise HostBusyError(f"{takes}; wait, or start a second host under another --name")
+
+
+def check_expectations(host: str, hello: Hello, policy: ServedPolicy) -> None:
+    """Raise SpecError, which shows both, if the client expects another policy or configuration than there is."""
+    expected = {"--policy_type": (hello.policy, policy.name), "the digest of the policy's configuration": (hello.config_digest, policy.config_digest)}
+    for what, (here, there) in expected.items():
+        if here is not None and here != there:
+            hint = nearest(here, [there])
+            raise SpecError(f"host {host!r} runs another policy than expected: {what} here is {here!r}, there {there!r} {hint}".rstrip())
+
+
+def describe_client(served: ServedSession, since: float) -> ClientDescription:
+    """Return what ``ls`` says of a client."""
+    agreed = served.end.agreement
+    return ClientDescription(served.end.client, agreed.num_envs, served.session.sequence, served.end.nbytes, time.monotonic() - since)
+
+
+def printable(text: str) -> str:
+    """Return what a client calls itself, without anything that could move a terminal's cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text[:120]) or "a nameless client"
