@@ -34,7 +34,7 @@ from shmbridge.policy import Policy, PolicySpecs
 from shmbridge.registry import register_environment, register_policy
 from shmbridge.reply import Reply, Timing
 from shmbridge.rollout import rollout
-from shmbridge.spec import TensorSpec, decode_text
+from shmbridge.spec import TensorSpec, decode_text, specs_from_example, specs_from_mapping, specs_from_space
 from shmbridge.version import __version__
 
 __all__ = [
@@ -78,4 +78,7 @@ __all__ = [
     "register_policy",
     "rollout",
     "serve",
+    "specs_from_example",
+    "specs_from_mapping",
+    "specs_from_space",
 ]

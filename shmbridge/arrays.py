@@ -55,6 +55,9 @@ def arrays_of_kind(kind: str, device: Any) -> Arrays:
         return NumpyArrays()
     if kind != "torch":
         raise SpecError(f"array={kind!r}: expected 'numpy' or 'torch'")
-    from shmbridge.torch_tensors import TorchArrays  # torch is optional, and slow to import
+    try:
+        from shmbridge.torch_tensors import TorchArrays  # torch is optional, and slow to import
+    except ImportError:
+        raise SpecError("array='torch' needs torch, which is not installed here: pip install 'shmbridge[torch]'") from None
 
     return TorchArrays(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -65,9 +66,9 @@ class Client:
             SpecError: An environment does not exist, or a text is longer than 256 bytes. Nothing changed.
             ClosedError: The session is over.
         """
-        rows = list(range(self._num_envs)) if env_ids is None else [int(env_id) for env_id in env_ids]
+        rows = list(range(self._num_envs)) if env_ids is None else _env_ids(env_ids, self._num_envs)
         tasks = [task or ""] * len(rows) if task is None or isinstance(task, str) else list(task)
-        _check_resets(rows, tasks, self._num_envs)
+        _check_tasks(tasks, len(rows))
         with _SafePoints(self):
             self._resets.update(zip(rows, tasks, strict=True))
             self._episodes[rows] += np.uint64(1)
@@ -110,7 +111,7 @@ class Client:
             empty = self._queues.empty
             answer = self._refill(observation, empty, self._deadline(timeout)) if empty.any() else None
             if answer is None:
-                self._filler.spend(observation)
+                self._filler.pass_over(observation)
             actions, step = self._queues.pop()
             self._step += 1
         return self._reply(actions, step, self._everyone, answer)
@@ -235,7 +236,7 @@ class Client:
 
     def _reply(self, actions: Mapping[str, np.ndarray], step: np.ndarray, valid: np.ndarray, answer: Answer | None) -> Reply:
         """Return a reply in the caller's form: its kind of arrays, with or without the batch axis, aged by the step just made."""
-        place: Any = ... if self._batched else 0
+        place: Any = ... if self._batched else (0, ...)
         read = {spec.name: self._arrays.read(actions[spec.name][place], spec) for spec in self.specs.action}
         age = self._step - 1 - step
         timing: Timing | None = answer.timing if answer else None
@@ -246,7 +247,7 @@ class Client:
         status = self._connection.host_status(Deadline(_STATUS_SECONDS))
         doing = f"{status.state.value} for {status.seconds:.1f} s {status.detail}".rstrip() if status else "silent"
         more = "The session is still good: ask again, or allow more (timeout=, --remote_timeout_ms)"
-        return TimedOutError(f"waited {deadline.timeout:.1f} s for {what}; {self._connection.peer} is {doing}. {more}")
+        return TimedOutError(f"waited {deadline.timeout:.3g} s for {what}; {self._connection.peer} is {doing}. {more}")
 
 
 class _SafePoints:
@@ -267,11 +268,25 @@ class _SafePoints:
             self._client._ended = f"it was interrupted in the middle of an exchange ({kind.__name__})"
 
 
-def _check_resets(rows: Sequence[int], tasks: Sequence[str], num_envs: int) -> None:
-    if len(tasks) != len(rows):
-        raise SpecError(f"{len(tasks)} tasks for {len(rows)} environments: give one text for all or one each")
-    for row, text in zip(rows, tasks, strict=True):
+def _env_ids(env_ids: Sequence[int], num_envs: int) -> list[int]:
+    try:
+        # A mask would pass as the numbers 0 and 1, and reset the wrong environments.
+        rows = [operator.index(row) for row in env_ids if not isinstance(row, bool | np.bool_)]
+    except TypeError:
+        raise SpecError(f"env_ids must be whole numbers, found {env_ids!r}") from None
+    if len(rows) != len(env_ids):
+        raise SpecError("env_ids are numbers, not a mask: pass np.flatnonzero(mask)")
+    for row in rows:
         if not 0 <= row < num_envs:
             raise SpecError(f"there is no environment {row}: they are numbered 0 to {num_envs - 1}")
+    return rows
+
+
+def _check_tasks(tasks: Sequence[str], count: int) -> None:
+    if len(tasks) != count:
+        raise SpecError(f"{len(tasks)} tasks for {count} environments: give one text for all or one each")
+    for text in tasks:
+        if not isinstance(text, str):
+            raise SpecError(f"a task is a text, found {text!r}")
         if len(text.encode()) > TASK_BYTES or "\0" in text:
             raise SpecError(f"a task may have at most {TASK_BYTES} bytes in UTF-8 and no NUL; this one has {len(text.encode())}: {text[:40]!r}")

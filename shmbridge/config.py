@@ -15,6 +15,8 @@ import msgspec
 from shmbridge.errors import SpecError
 from shmbridge.spec import nearest
 
+MAX_DEPTH = 20
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
@@ -32,14 +34,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise SpecError(f"configuration {path} is no YAML: {error}") from None
     if loaded is not None and not isinstance(loaded, dict):
         raise SpecError(f"configuration {path} must hold 'key: value' lines, it holds a {type(loaded).__name__}")
+    _check_plain(loaded or {}, path)
     return loaded or {}
+
+
+def _check_plain(value: Any, path: str | Path, depth: int = 0) -> None:
+    """Raise SpecError unless all keys are texts and nothing holds itself."""
+    if depth > MAX_DEPTH:
+        raise SpecError(f"configuration {path} is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise SpecError(f"configuration {path}: the key {key!r} is no text; put it in quotes")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_plain(inner, path, depth + 1)
 
 
 def field_names(config_type: type) -> list[str]:
     """Return the names of a dataclass's or ``msgspec.Struct``'s fields."""
     if dataclasses.is_dataclass(config_type):
         return [field.name for field in dataclasses.fields(config_type)]
-    return [field.name for field in msgspec.structs.fields(config_type)]
+    try:
+        return [field.name for field in msgspec.structs.fields(config_type)]
+    except TypeError:
+        raise SpecError(f"config_type {config_type.__name__} must be a dataclass or a msgspec.Struct") from None
 
 
 def build_config(config_type: type | None, values: Mapping[str, Any], owner: str) -> Any:

@@ -18,7 +18,7 @@ from shmbridge.memory.posix import libc_version
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import PROTOCOL_VERSION, AnyMessage, Close, Description, Failure, Hello, Query, Status, Welcome, exception_from_failure
 from shmbridge.policy import Policy, PolicySpecs
-from shmbridge.session import Offer, PolicySession, agree, warm_up
+from shmbridge.session import OFFERED, Offer, PolicySession, agree, warm_up
 from shmbridge.spec import TensorSpec, as_tuple_of_specs, check_agreement, nearest, specs_from_example, specs_from_space
 from shmbridge.transport.base import DEFAULT_SLOTS, Agreement, Connection, OnStatus, parse_address
 from shmbridge.transport.control import Control
@@ -65,7 +65,7 @@ def connect(
         start_timeout: Seconds for finding the host and for all it does before it is ready.
         array: ``numpy`` or ``torch``: what comes out. With ``torch``, tensors of any device go in.
         device: With ``torch``: where the actions are to lie.
-        policy_type, config_digest: What must run there; None for anything. Not compared for a policy in this process.
+        policy_type, config_digest: What must run there; None for anything. Of a policy in this process: what the agreement is to say.
         on_status: Called with each state the host reports while it is not ready.
 
     Raises:
@@ -78,7 +78,7 @@ def connect(
     offer = Offer(observation, 1 if num_envs is None else num_envs, slots, None if action_specs is None else as_tuple_of_specs(action_specs, "action"))
     arrays = arrays_of_kind(array, device)
     if isinstance(host, Policy):
-        connection: Connection = connect_local(host, offer)
+        connection: Connection = connect_local(host, offer, policy_type, config_digest)
     else:
         name = parse_address(host).name
         connection = connect_shm(name, offer, start_timeout, policy=policy_type, config_digest=config_digest, on_status=on_status)
@@ -89,13 +89,18 @@ def connect(
         raise
 
 
-def connect_local(policy: Policy, offer: Offer, policy_name: str | None = None) -> LocalConnection:
+def connect_local(policy: Policy, offer: Offer, policy_name: str | None = None, config_digest: str | None = None) -> LocalConnection:
     """Open a session with a policy in this process. The policy stays the caller's to close.
+
+    Args:
+        policy: Made by the caller.
+        offer: What the simulator brings.
+        policy_name, config_digest: What the agreement says of it; the class's name, and nothing, by default.
 
     Raises:
         SpecError, PolicyRaisedError: As from a host.
     """
-    agreement = agree(policy, policy_name or type(policy).__name__, "", offer)
+    agreement = agree(policy, policy_name or type(policy).__name__, config_digest or "", offer)
     warm_up(policy, agreement)
     return LocalConnection(agreement, PolicySession(policy, agreement).answer)
 
@@ -208,7 +213,7 @@ def _nobody_there(name: str, deadline: Deadline) -> str:
     dead = f"{naming.socket_path(name)} is there, but its host is dead; " if os.path.exists(naming.socket_path(name)) else ""
     here = f"in this {naming.SHM} there are: {', '.join(others)}; {nearest(name, others)}" if others else f"this {naming.SHM} has no hosts at all"
     return (
-        f"no host called {name!r} came up within {deadline.timeout:.1f} s ({dead}{here.rstrip('; ')}). "
+        f"no host called {name!r} came up within {deadline.timeout:.3g} s ({dead}{here.rstrip('; ')}). "
         f"Start it with: shmbridge serve --name {name} --policy_type …, and if it runs in another container, mount one tmpfs at {naming.SHM} in both"
     )
 
@@ -248,7 +253,7 @@ def _agreement(welcome: Welcome, offer: Offer) -> Agreement:
     """Return what a welcome says, checked against what was offered: sizes are computed from this, never taken over."""
     if welcome.slots != offer.slots or welcome.generation < 1:
         raise RemoteProtocolError(f"asked for {offer.slots} slots, the host answered {welcome.slots} in generation {welcome.generation}")
-    check_agreement(offer.observation, welcome.observation, left="offered by the simulator", right="in the host's welcome")
+    check_agreement(offer.observation, welcome.observation, left=OFFERED, right="in the host's welcome")
     if offer.action is not None:
         check_agreement(welcome.action, offer.action, left="in the host's welcome", right="taken by the simulator")
     specs = PolicySpecs(welcome.observation, welcome.action, welcome.horizon)

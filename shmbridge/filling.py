@@ -77,6 +77,17 @@ class Filler:
                 self._arrays.write(value, slot.tensors[name])
         return slot
 
+    def pass_over(self, observation: Observation) -> None:
+        """Take an observation that is not needed in this step; a loaned slot is spent, of others the names are checked.
+
+        Raises:
+            SpecError: A tensor is missing or unknown.
+        """
+        if isinstance(observation, LoanedSlot):
+            self.spend(observation)
+        else:
+            self._check_names(flatten(observation))
+
     def spend(self, observation: Observation) -> None:
         """Take a loaned slot out of the caller's hands: it was sent, or is not needed in this step."""
         if isinstance(observation, LoanedSlot):
@@ -101,16 +112,18 @@ class Filler:
 
     def _checked(self, observation: Observation) -> dict[str, Any]:
         flat = flatten(observation)
-        unknown = flat.keys() - self._offered
-        if unknown:
-            name = min(unknown)
-            raise SpecError(f"observation {name!r} was not offered when connecting; {nearest(name, self._offered)}".rstrip("; "))
-        return {spec.name: self._arrays.check(self._value(flat, spec.name), spec, self._num_envs) for spec in self._specs}
+        self._check_names(flat)
+        return {spec.name: self._arrays.check(self._batch(flat[spec.name]), spec, self._num_envs) for spec in self._specs}
 
-    def _value(self, flat: Mapping[str, Any], name: str) -> Any:
-        if name not in flat:
-            raise SpecError(f"observation {name!r} is missing, and the policy needs it; given were: {', '.join(sorted(flat))}")
-        value = flat[name]
+    def _check_names(self, flat: Mapping[str, Any]) -> None:
+        for name in flat:
+            if name not in self._offered:
+                raise SpecError(f"observation {name!r} was not offered when connecting; {nearest(name, self._offered)}".rstrip("; "))
+        for spec in self._specs:
+            if spec.name not in flat:
+                raise SpecError(f"observation {spec.name!r} is missing, and the policy needs it; given were: {', '.join(sorted(flat))}")
+
+    def _batch(self, value: Any) -> Any:
         if self._batched:
             return value
         return value[None] if hasattr(value, "shape") else np.asarray(value)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -60,9 +61,14 @@ class PolicyHost:
         """
         if self._control is not None:
             raise LocalProtocolError("a host is started once; make a new one")
-        self._control = HostControl(LocalListener(self.address.name), self._worker, self._policy, self._settings, self._stopped.set)
-        self._control.start()
-        self._worker.start()
+        with contextlib.ExitStack() as undo:
+            listener = LocalListener(self.address.name)
+            undo.callback(listener.close)
+            self._control = HostControl(listener, self._worker, self._policy, self._settings, self._stopped.set)
+            self._control.start()
+            undo.callback(self.close, 0.0)
+            self._worker.start()
+            undo.pop_all()
         return self
 
     @property

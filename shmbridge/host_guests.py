@@ -11,7 +11,6 @@ from shmbridge.host_worker import ServedPolicy, ServedSession
 from shmbridge.memory.posix import libc_version
 from shmbridge.messages import PROTOCOL_VERSION, ClientDescription, Hello
 from shmbridge.protocol import Conversation, Role, State
-from shmbridge.spec import nearest
 from shmbridge.transport.stream import Stream
 from shmbridge.version import __version__
 
@@ -83,11 +82,12 @@ def check_place(host: str, max_sessions: int, serving: Sequence[Guest]) -> None:
 
 def check_expectations(host: str, hello: Hello, policy: ServedPolicy) -> None:
     """Raise SpecError, which shows both, if the client expects another policy or configuration than there is."""
-    expected = {"--policy_type": (hello.policy, policy.name), "the digest of the policy's configuration": (hello.config_digest, policy.config_digest)}
-    for what, (here, there) in expected.items():
-        if here is not None and here != there:
-            hint = nearest(here, [there])
-            raise SpecError(f"host {host!r} runs another policy than expected: {what} here is {here!r}, there {there!r} {hint}".rstrip())
+    if hello.policy is not None and hello.policy != policy.name:
+        raise SpecError(f"host {host!r} runs another policy than expected: --policy_type here is {hello.policy!r}, there {policy.name!r}")
+    here, there = hello.config_digest, policy.config_digest
+    if here is not None and here != there:
+        differ = f"host {host!r} runs {policy.name!r} with another configuration (digest {here[:12]} here, {there[:12]} there)"
+        raise SpecError(f"{differ}: give both sides the same --policy_config_yaml_path and no further settings")
 
 
 def describe_client(served: ServedSession, since: float) -> ClientDescription:

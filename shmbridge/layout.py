@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -186,8 +186,3 @@ def _digest(header: Any, fields: Sequence[Field], specs: Sequence[TensorSpec], s
 
 def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
-
-
-def environment_bytes(layouts: Layouts) -> Mapping[str, int]:
-    """Return bytes per tensor of both layouts, for error messages and tools."""
-    return {field.name: field.nbytes for layout in layouts for field in layout.fields if not field.name.startswith("@")}

@@ -7,12 +7,13 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from shmbridge.environment import Environment
-from shmbridge.errors import PolicyError, UnknownPolicyError
+from shmbridge.errors import PolicyError, ShmbridgeError, UnknownPolicyError
 from shmbridge.policy import Policy
 from shmbridge.spec import nearest
 
@@ -96,8 +97,8 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         names = self.names()
         listed = ", ".join(names) or "none is installed"
-        hint = f"; {found}" if (found := nearest(name, names)) else ""
-        return f"no {self._kind} {name!r}{hint}. There are: {listed}. A class of your own goes by package.module:Class or path/to/file.py:Class"
+        hint = f"; {found}" if (found := nearest(name, names)) else "."
+        return f"no {self._kind} {name!r}{hint} There are: {listed}. A class of your own goes by package.module:Class or path/to/file.py:Class"
 
 
 def _place(value: type) -> str:
@@ -117,6 +118,11 @@ def _import(name: str, module_name: str) -> Any:
     except ImportError as error:
         missing = f"it needs {error.name!r}, which is not installed in {sys.prefix}" if error.name else str(error)
         raise PolicyError(f"{name} cannot be imported: {missing}") from error
+    except ShmbridgeError:
+        raise
+    except Exception as error:  # a plug-in's file may hold anything
+        told = "".join(traceback.format_exception(error)).rstrip()
+        raise PolicyError(f"{name} cannot be imported, its own code fails:\n\n{told}") from None
 
 
 def _import_file(path: Path) -> Any:

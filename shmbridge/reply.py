@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from shmbridge.spec import flatten
+
 
 class Timing(NamedTuple):
     """Where the time of one request went, in seconds."""
@@ -47,4 +49,6 @@ class Reply:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
-        return self.actions[name]
+        if name in self.actions:
+            return self.actions[name]
+        return flatten(self.actions)[name]

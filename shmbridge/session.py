@@ -21,6 +21,9 @@ from shmbridge.policy import Policy, PolicySpecs
 from shmbridge.spec import TensorSpec, check_agreement, decode_text, describe, refuse_nan
 from shmbridge.transport.base import Agreement
 
+OFFERED = "offered by the simulator"
+"""Head of the column that shows the simulator's tensors in a refusal."""
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -44,7 +47,7 @@ def agree(policy: Policy, policy_name: str, config_digest: str, offer: Offer) ->
     specs = run_policy_code(lambda: policy.specs({spec.name: spec for spec in offer.observation}))
     if not isinstance(specs, PolicySpecs):
         raise PolicyRaisedError(f"{type(policy).__name__}.specs must return PolicySpecs, it returned {type(specs).__name__}")
-    check_agreement(offer.observation, specs.observation, left="offered by the simulator", right="wanted by the policy")
+    check_agreement(offer.observation, specs.observation, left=OFFERED, right="wanted by the policy")
     if offer.action is not None:
         check_agreement(specs.action, offer.action, left="given by the policy", right="taken by the simulator")
     generation = secrets.randbits(63) | 1  # never 0, which fresh memory holds

@@ -176,7 +176,13 @@ def as_tuple_of_specs(specs: Iterable[TensorSpec] | Mapping[str, TensorSpec], wh
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one, with ``/`` between the levels."""
+    """Return nested dictionaries as one, with ``/`` between the levels.
+
+    Raises:
+        SpecError: It is no dictionary, or two values have one name.
+    """
+    if not isinstance(nested, Mapping):
+        raise SpecError(f"expected one value per tensor in a dict, found a {type(nested).__name__}: name it, as in {{'observation': value}}")
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{prefix}{key}"

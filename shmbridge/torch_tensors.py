@@ -28,7 +28,10 @@ class TorchArrays:
     """Tensors of any device in, tensors on ``device`` out."""
 
     def __init__(self, device: Any = None) -> None:
-        self._device = torch.device(device if device is not None else "cpu")
+        try:
+            self._device = torch.empty(0, device=device if device is not None else "cpu").device
+        except Exception as error:  # torch has a kind for each way of not having a device
+            raise SpecError(f"device={device!r} cannot be used: {error}") from None
 
     def check(self, value: Any, spec: TensorSpec, num_envs: int) -> torch.Tensor | np.ndarray:
         if not isinstance(value, torch.Tensor):
@@ -51,7 +54,7 @@ class TorchArrays:
     def read(self, array: np.ndarray, spec: TensorSpec) -> Any:
         if array.dtype.kind == "S":
             return array
-        return _as_tensor(np.ascontiguousarray(array), torch.bfloat16 if spec.dtype == "bfloat16" else None).to(self._device)
+        return _as_tensor(np.asarray(array, order="C"), torch.bfloat16 if spec.dtype == "bfloat16" else None).to(self._device)
 
     def result(self, actions: Mapping[str, Any]) -> Mapping[str, Any]:
         return unflatten(actions)

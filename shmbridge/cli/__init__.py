@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,9 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: str, words: list[str]) -> int:
     try:
-        return COMMANDS[command][0](words)
+        status = COMMANDS[command][0](words)
+        sys.stdout.flush()
+        return status
     except ShmbridgeError as error:
         print(f"shmbridge {command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has enough. What is still buffered must not fail again when the interpreter flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print(f"shmbridge {command}: interrupted", file=sys.stderr)

@@ -26,11 +26,40 @@ def with_underscores(words: Sequence[str]) -> list[str]:
     return [_underscored(word) if word.startswith("--") and len(word) > len("--") else word for word in words]
 
 
+def positive(text: str) -> float:
+    """Parse a number above zero, for argparse."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def whole_number(text: str) -> int:
+    """Parse a whole number above zero, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """Parse a whole number from zero up, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """Return a parser whose flags cannot be abbreviated: an abbreviation could swallow a plug-in's own flag."""
-    return argparse.ArgumentParser(
-        prog=f"shmbridge {command}", description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    return argparse.ArgumentParser(prog=f"shmbridge {command}", description=description, allow_abbrev=False, formatter_class=_Formatter)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, argparse.SUPPRESS) else super()._get_help_string(action)
 
 
 def add_policy_flags(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +120,8 @@ def refuse_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None
     if rest:
         word = rest[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
-        parser.error(f"unknown flag {word} {nearest(word, known)}".rstrip())
+        hint = f"; {found}" if (found := nearest(word, known)) else ""
+        parser.error(f"unknown flag {word}{hint}" if word.startswith("-") else f"{word!r} belongs to no flag")
 
 
 def refuse_network(flags: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,16 +43,18 @@ def hosts(words: Sequence[str]) -> int:
         return 0
     rows = [row for name in names for row in _rows(name)]
     print_table(("host", "policy", "state", "pid", "client", "envs", "observation", "memory", "for"), rows)
-    return int(any(row[2] in (_DEAD, _SILENT) for row in rows))
+    return int(any(row[2] in (_DEAD, _SILENT, _ABSENT) for row in rows))
 
 
-_DEAD, _SILENT = "dead", "no answer"
+_DEAD, _SILENT, _ABSENT = "dead", "no answer", "absent"
 
 
 def _rows(name: str) -> list[tuple[str, ...]]:
     try:
         found = describe_host(name, _QUERY_SECONDS)
     except HostNotFoundError:
+        if not os.path.exists(socket_path(name)):
+            return [(name, "-", _ABSENT, "-", f"no such host; start it with: shmbridge serve --name {name} --policy_type …", "", "", "", "")]
         return [(name, "-", _DEAD, "-", f"{socket_path(name)} is a leftover; the next host of that name removes it", "", "", "", "")]
     except ShmbridgeError as error:
         return [(name, "-", _SILENT, "-", str(error), "", "", "", "")]

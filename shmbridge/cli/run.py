@@ -2,207 +2,144 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from shmbridge.cli.flags import TOKEN_HELP, add_config_flags, add_policy_flags, config_from_flags, make_parser, policy_class, refuse_network, refuse_unknown
 from shmbridge.cli.report import print_latency, write_report
+from shmbridge.cli.run_flags import Plan, parse
 from shmbridge.cli.watching import Watcher
 from shmbridge.client import Client
-from shmbridge.config import config_digest, read_yaml
+from shmbridge.config import config_digest
 from shmbridge.connecting import connect
 from shmbridge.environment import Environment
-from shmbridge.errors import ShmbridgeError, SpecError
+from shmbridge.errors import PolicyError, ShmbridgeError, SpecError
 from shmbridge.memory.naming import DEFAULT_NAME
-from shmbridge.messages import Status
-from shmbridge.registry import environments, policies
-from shmbridge.rollout import rollout
+from shmbridge.messages import Status, policy_raised
+from shmbridge.rollout import RolloutResult, rollout
+from shmbridge.session import OFFERED, run_policy_code
 
 logger = logging.getLogger(__name__)
 
 
 def main(words: Sequence[str]) -> int:
     """Run and print the metrics."""
-    split = _environment_place(words)
-    ours, theirs = words[:split], words[split:]
-    parser = _parser()
-    found = policy_class(ours) if "local" in _deployment(ours) else None
-    if found is not None:
-        add_config_flags(parser, found.config_type, found.__name__)
-    args, rest = parser.parse_known_args(ours)
-    refuse_unknown(parser, rest)
-    if not theirs:
-        parser.error("say which ENVIRONMENT to run, after all flags; 'shmbridge envs' lists them")
-    settings = _environment_settings(theirs)
-    _check(args)
-    with _environment(settings, args) as environment, _client(environment, args) as client:
+    plan = parse(words)
+    if plan.args.output_dir is not None:
+        _make_folder(plan.args.output_dir)
+    with _environment(plan) as environment, _client(environment, plan) as client:
         try:
-            return _run(environment, client, args, {"name": theirs[0], **settings.given})
+            return _run(environment, client, plan)
         finally:
-            if args.remote_kill_on_exit:
+            if plan.args.remote_kill_on_exit:
                 _stop_host(client)
 
 
-def _run(environment: Environment, client: Client, args: argparse.Namespace, described: Mapping[str, object]) -> int:
-    logger.info("%s with policy %s over %s, %d environment(s)", described["name"], client.agreement.policy, client.path, environment.num_envs)
+def _run(environment: Environment, client: Client, plan: Plan) -> int:
+    args = plan.args
+    logger.info("%s with policy %s (%s), %d environment(s)", plan.environment_given["name"], client.agreement.policy, client.path, environment.num_envs)
     with Watcher(client, args.num_episodes, args.num_steps, args.output_dir) as watcher:
         result = rollout(environment, client, num_steps=args.num_steps, num_episodes=args.num_episodes, seed=args.seed, watch=watcher.watch)
     print_latency(result.timings)
-    if watcher.video is not None:
-        print(f"Video of the first episode: {watcher.video}")
-    if args.output_dir is not None:
-        print(f"Report: {write_report(args.output_dir, result, client, {**_plain(args), 'environment': described})}")
+    status = _report(result, client, plan, watcher.video)
     print(f"Metrics: {result.metrics()}", flush=True)
+    return status
+
+
+def _report(result: RolloutResult, client: Client, plan: Plan, video: Path | None) -> int:
+    """Write the report, where one is wanted. A run is not lost because its report cannot be written."""
+    if video is not None:
+        print(f"Video of the first episode: {video}")
+    if plan.args.output_dir is None:
+        return 0
+    settings = {**_plain(vars(plan.args)), "policy_settings": plan.policy_given, "environment": plan.environment_given}
+    try:
+        print(f"Report: {write_report(plan.args.output_dir, result, client, settings)}")
+    except OSError as error:
+        print(f"shmbridge run: the report could not be written: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _environment_place(words: Sequence[str]) -> int:
-    """Return where ENVIRONMENT stands: the first word that is no flag and no flag's value. What follows it is the environment's own."""
-    switches = {option for action in _parser()._actions if action.nargs == 0 for option in action.option_strings}
-    place = 0
-    while place < len(words) and words[place].startswith("-"):
-        takes_value = "=" not in words[place] and words[place] not in switches
-        place += 2 if takes_value and place + 1 < len(words) and not words[place + 1].startswith("--") else 1
-    return place
-
-
-def _deployment(words: Sequence[str]) -> str:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--policy_deployment", default="local")
-    return str(parser.parse_known_args(list(words))[0].policy_deployment)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("run", "Run an environment with a policy. What follows ENVIRONMENT are the environment's own flags: see ENVIRONMENT --help.")
-    parser.usage = "shmbridge run [flags] ENVIRONMENT [the environment's own flags]"
-    add_policy_flags(parser)
-    parser.add_argument("--policy_deployment", choices=("local", "remote"), default="local", help="the same policy class in this process, or in a host")
-    _add_remote_flags(parser.add_argument_group("remote deployment"))
-    length = parser.add_argument_group("the run (exactly one of the first two)")
-    length.add_argument("--num_steps", type=int, metavar="N", help="stop after so many steps")
-    length.add_argument("--num_episodes", type=int, metavar="N", help="a fixed quota per environment, with fixed seeds")
-    length.add_argument("--num_envs", type=int, default=1, metavar="N", help="environments stepped together")
-    length.add_argument("--seed", type=int, default=0, help="of the first episode; the next has the next")
-    length.add_argument("--device", default="cpu", help="where the simulator computes")
-    length.add_argument("--enable_cameras", action="store_true", help="the environment offers its cameras to the policy")
-    length.add_argument("--headless", action="store_true", help="no window, where an environment can have one")
-    length.add_argument("--output_dir", type=Path, metavar="DIR", help="write the JSON report and, with cameras, a video of the first episode here")
-    return parser
-
-
-def _add_remote_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--name", help=f"the host shm://NAME on this machine; '{DEFAULT_NAME}' if not given")
-    group.add_argument("--transport", choices=("auto", "shm", "socket"), default="auto", help="which data path; this version has shm only")
-    group.add_argument("--remote_host", help="a host by address (not in this version: refused)")
-    group.add_argument("--remote_port", type=int, help="its TCP port (likewise)")
-    group.add_argument("--remote_api_token", metavar="TOKEN", help=TOKEN_HELP)
-    group.add_argument("--remote_api_token_file", metavar="FILE", help="file that holds the token (likewise)")
-    group.add_argument("--remote_timeout_ms", type=float, default=15000, help="per request")
-    group.add_argument("--remote_start_timeout_ms", type=float, default=300000, help="waiting for a host that is still starting")
-    group.add_argument("--remote_kill_on_exit", action="store_true", help="stop the host when this run ends; by default it stays for reuse")
-
-
-def _check(args: argparse.Namespace) -> None:
-    if (args.num_steps is None) == (args.num_episodes is None):
-        raise SpecError("give exactly one of --num_steps and --num_episodes")
-    for flag in ("num_steps", "num_episodes", "num_envs"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise SpecError(f"--{flag} must be at least 1, not {getattr(args, flag)}")
-    if args.name is not None and args.remote_host is not None:
-        raise SpecError("--name and --remote_host name two different hosts; give one of them")
-    refuse_network({"--remote_host": args.remote_host, "--remote_port": args.remote_port})
-    refuse_network({"--remote_api_token": args.remote_api_token, "--remote_api_token_file": args.remote_api_token_file})
-    refuse_network({"--transport socket": args.transport == "socket"})
-    if args.policy_deployment == "local":
-        _check_local(args)
-
-
-def _check_local(args: argparse.Namespace) -> None:
-    if args.policy_type is None:
-        raise SpecError("say which policy to run here: --policy_type NAME; or use the one in a host: --policy_deployment remote")
-    if args.remote_kill_on_exit or args.name is not None:
-        flag = "--remote_kill_on_exit" if args.remote_kill_on_exit else "--name"
-        raise SpecError(f"{flag} is about a host, but --policy_deployment is local; add --policy_deployment remote")
-
-
-class _Settings(NamedTuple):
-    """An environment's class, its configuration, and the settings that were given."""
-
-    found: type[Environment]
-    config: Any
-    given: dict[str, Any]
-
-
-def _environment_settings(words: Sequence[str]) -> _Settings:
-    name, flags = words[0], words[1:]
-    found = environments.load(name)
-    parser = make_parser(f"run … {name}", (found.__doc__ or name).partition("\n")[0])
-    add_config_flags(parser, found.config_type, name)
-    own, rest = parser.parse_known_args(flags)
-    _refuse_misplaced(rest, name)
-    refuse_unknown(parser, rest)
-    return _Settings(found, *config_from_flags(own, found.config_type, None, name))
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"--output_dir {folder} cannot be made: {error.strerror}") from None
 
 
 @contextlib.contextmanager
-def _environment(settings: _Settings, args: argparse.Namespace) -> Iterator[Environment]:
+def _environment(plan: Plan) -> Iterator[Environment]:
+    args = plan.args
     options = {"num_envs": args.num_envs, "enable_cameras": args.enable_cameras, "headless": args.headless, "device": args.device}
-    environment = settings.found(settings.config, **options)
+    environment = _build(lambda: plan.environment(plan.environment_config, **options), plan.environment_given["name"])
     try:
         yield environment
     finally:
         environment.close()
 
 
-def _refuse_misplaced(rest: Sequence[str], name: str) -> None:
-    ours = {option for action in _parser()._actions for option in action.option_strings}
-    for word in rest:
-        if word.partition("=")[0] in ours:
-            raise SpecError(f"{word} is a flag of run: put it before {name}. What comes after {name} are its own flags")
+def _build(make: Callable[[], Environment], name: str) -> Environment:
+    try:
+        return make()
+    except ShmbridgeError:
+        raise
+    except Exception as error:  # a simulator may raise anything
+        told = str(policy_raised(error)).removeprefix("the policy raised ")
+        raise PolicyError(f"environment {name} cannot be built: {told}") from None
 
 
 @contextlib.contextmanager
-def _client(environment: Environment, args: argparse.Namespace) -> Iterator[Client]:
-    if args.policy_deployment == "remote":
-        with _remote_client(environment, args) as client:
-            yield client
-        return
-    found = policies.load(args.policy_type)
-    config, _ = config_from_flags(args, found.config_type, args.policy_config_yaml_path, args.policy_type)
-    policy = found(config)
+def _client(environment: Environment, plan: Plan) -> Iterator[Client]:
+    specs = environment.specs
+    offer = {"observation_specs": specs.observation, "action_specs": specs.action, "num_envs": environment.num_envs}
+    with _local_client(plan, offer) if plan.policy is not None else _remote_client(plan, offer) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _local_client(plan: Plan, offer: dict[str, Any]) -> Iterator[Client]:
+    found = plan.policy
+    assert found is not None
+    policy = run_policy_code(lambda: found(plan.policy_config))
     try:
-        with connect(policy, observation_specs=environment.specs.observation, action_specs=environment.specs.action, num_envs=environment.num_envs) as client:
+        with _hinting(plan):
+            client = connect(policy, policy_type=plan.args.policy_type, config_digest=config_digest(plan.policy_given or {}), **offer)
+        with client:
             yield client
     finally:
         policy.close()
 
 
-def _remote_client(environment: Environment, args: argparse.Namespace) -> Client:
+@contextlib.contextmanager
+def _remote_client(plan: Plan, offer: dict[str, Any]) -> Iterator[Client]:
+    args = plan.args
+    with _hinting(plan):
+        client = connect(
+            f"shm://{args.name or DEFAULT_NAME}",
+            timeout=args.remote_timeout_ms / 1000,
+            start_timeout=args.remote_start_timeout_ms / 1000,
+            policy_type=args.policy_type,
+            config_digest=None if plan.policy_given is None else config_digest(plan.policy_given),
+            on_status=_StatusLine().show,
+            **offer,
+        )
+    with client:
+        yield client
+
+
+@contextlib.contextmanager
+def _hinting(plan: Plan) -> Iterator[None]:
+    """Point at the flag that is forgotten most, where tensors are missing that it would offer."""
     try:
-        return _connect_remote(environment, args)
+        yield
     except SpecError as error:
-        hint = "" if args.enable_cameras else "\n(an environment's cameras are offered with --enable_cameras only)"
-        raise SpecError(f"{error}{hint}") from None
-
-
-def _connect_remote(environment: Environment, args: argparse.Namespace) -> Client:
-    digest = None if args.policy_config_yaml_path is None else config_digest(read_yaml(args.policy_config_yaml_path))
-    return connect(
-        f"shm://{args.name or DEFAULT_NAME}",
-        observation_specs=environment.specs.observation,
-        action_specs=environment.specs.action,
-        num_envs=environment.num_envs,
-        timeout=args.remote_timeout_ms / 1000,
-        start_timeout=args.remote_start_timeout_ms / 1000,
-        policy_type=args.policy_type,
-        config_digest=digest,
-        on_status=_StatusLine().show,
-    )
+        if plan.args.enable_cameras or OFFERED not in str(error):
+            raise
+        raise SpecError(f"{error}\n(an environment's cameras are offered with --enable_cameras only)") from None
 
 
 class _StatusLine:
@@ -226,6 +163,6 @@ def _stop_host(client: Client) -> None:
         logger.warning("the host was not stopped: %s", error)
 
 
-def _plain(args: argparse.Namespace) -> dict[str, object]:
+def _plain(args: dict[str, Any]) -> dict[str, Any]:
     secret = {"remote_api_token", "remote_api_token_file"}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items() if key not in secret}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in args.items() if key not in secret}

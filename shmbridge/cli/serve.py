@@ -9,10 +9,22 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from shmbridge.cli.flags import TOKEN_HELP, add_config_flags, add_policy_flags, config_from_flags, make_parser, policy_class, refuse_network, refuse_unknown
+from shmbridge.cli.flags import (
+    TOKEN_HELP,
+    add_config_flags,
+    add_policy_flags,
+    config_from_flags,
+    make_parser,
+    policy_class,
+    positive,
+    refuse_network,
+    refuse_unknown,
+    whole_number,
+)
 from shmbridge.config import config_digest
 from shmbridge.errors import SpecError
-from shmbridge.host import PolicyHost, serve
+from shmbridge.host import PolicyHost
+from shmbridge.host_guests import HostSettings
 from shmbridge.memory.naming import DEFAULT_NAME
 from shmbridge.messages import HostState
 
@@ -34,16 +46,9 @@ def main(words: Sequence[str]) -> int:
     if found is None:
         raise SpecError("say which policy to serve: --policy_type NAME; 'shmbridge policies' lists them")
     config, values = config_from_flags(args, found.config_type, args.policy_config_yaml_path, args.policy_type)
-    host = serve(
-        lambda: found(config),
-        f"shm://{args.name}",
-        policy_name=args.policy_type,
-        config_digest=config_digest(values),
-        max_sessions=args.max_sessions,
-        timeout=args.timeout_ms / 1000,
-        idle_timeout=args.idle_timeout_s,
-        remote_kill=not args.no_remote_kill,
-    )
+    settings = HostSettings(args.max_sessions, args.timeout_ms / 1000, args.idle_timeout_s, not args.no_remote_kill)
+    digest = config_digest(values)
+    host = PolicyHost(lambda: found(config), f"shm://{args.name}", policy_name=args.policy_type, config_digest=digest, settings=settings)
     return _stay(host, args.name, args.policy_type)
 
 
@@ -52,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     add_policy_flags(parser)
     here = parser.add_argument_group("on this machine")
     here.add_argument("--name", default=DEFAULT_NAME, help="served as shm://NAME")
-    here.add_argument("--max_sessions", type=int, default=1, metavar="N", help="clients served at a time; a further one is refused by name")
-    here.add_argument("--timeout_ms", type=float, default=5000, help="how long a client may take over a handshake or a half-sent message before it is dropped")
-    here.add_argument("--idle_timeout_s", type=float, help="end a session that asked for nothing for so long")
+    here.add_argument("--max_sessions", type=whole_number, default=1, metavar="N", help="clients served at a time; a further one is refused by name")
+    here.add_argument("--timeout_ms", type=positive, default=5000, help="time a client has for a handshake or a half-sent message before it is dropped")
+    here.add_argument("--idle_timeout_s", type=positive, help="end a session that asked for nothing for so long")
     here.add_argument("--no_remote_kill", action="store_true", help="clients may not stop this host")
     network = parser.add_argument_group("on the network (not in this version: refused)")
     network.add_argument("--host", help="address to serve TCP on")
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _stay(host: PolicyHost, name: str, policy: str) -> int:
     status = 0
     try:
+        host.start()
         logger.info("host %r: loading policy %s", name, policy)
         _watch(host, name, policy)
         logger.info("host %r stops: a client asked for it", name)

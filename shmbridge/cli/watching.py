@@ -34,7 +34,7 @@ class Watcher:
         self._by_episodes = num_episodes is not None
         self._progress = progress(num_episodes or num_steps or 0, "episodes" if self._by_episodes else "steps")
         self._video = _video(output_dir)
-        self._finished = 0
+        self._finished = self._done = self._step = 0
         self._successes: list[float] = []
         self._state, self._asked = "", 0.0
         self._shown = 0.0
@@ -47,16 +47,19 @@ class Watcher:
         self._successes += [episode.metrics["success_rate"] for episode in moment.finished if "success_rate" in episode.metrics]
         if self._video is not None:
             self._record(self._video, moment)
-        done = self._finished if self._by_episodes else moment.step
+        self._step = moment.step
+        self._done = self._finished if self._by_episodes else moment.step
         if moment.finished or time.monotonic() - self._shown >= _SHOW_SECONDS:
             self._shown = time.monotonic()
-            self._progress.show(done, self._text(moment.step))
+            self._progress.show(self._done, self._text(moment.step))
 
     def __enter__(self) -> Watcher:
         self._progress.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None:
+            self._progress.show(self._done, self._text(self._step))
         self._progress.__exit__(kind, value, traceback)
         if self._video is not None:
             self._video.drop()

@@ -13,6 +13,7 @@ from shmbridge.policy import Policy
 from shmbridge.spec import TensorSpec
 
 _ROUNDS = 3
+_OLD_BYTE = 85
 
 
 def check_policy(make_policy: Callable[[], Policy], offered: Sequence[TensorSpec], *, num_envs: int = 2) -> None:
@@ -76,10 +77,12 @@ def check_environment(environment: Environment, *, steps: int = 3, seed: int = 0
         AssertionError: What is wrong.
     """
     try:
-        first = _run_steps(environment, steps, seed)
-        again = _run_steps(environment, steps, seed)
+        # Each run is given memory with other old content, so what an environment does not write shows as a difference.
+        first = _run_steps(environment, steps, seed, fill=0)
+        again = _run_steps(environment, steps, seed, fill=1)
         for step, (expected, found) in enumerate(zip(first, again, strict=True)):
-            assert _equal(expected, found), f"two runs with the same seeds differ at observation {step}"
+            text = f"two runs with the same seeds differ at observation {step}: it is not reproducible, or does not write all that it is given"
+            assert _equal(expected, found), text
         _check_parts(environment, seed)
         if environment.autoreset is Autoreset.DISABLED and environment.num_envs > 1:
             _check_mask(environment, seed)
@@ -88,8 +91,8 @@ def check_environment(environment: Environment, *, steps: int = 3, seed: int = 0
         environment.close()
 
 
-def _run_steps(environment: Environment, steps: int, seed: int) -> list[dict[str, np.ndarray]]:
-    out = _buffers(environment)
+def _run_steps(environment: Environment, steps: int, seed: int, *, fill: int) -> list[dict[str, np.ndarray]]:
+    out = _buffers(environment, fill)
     infos = environment.reset(seed=_seeds(environment, seed), options={}, out=out)
     assert len(infos) == environment.num_envs, f"reset must return one info per environment, it returned {len(infos)}"
     seen = [_copied(out)]
@@ -120,7 +123,7 @@ def _check_parts(environment: Environment, seed: int) -> None:
     whole = _buffers(environment)
     environment.reset(seed=_seeds(environment, seed), options={}, out=whole)
     for name in whole:
-        part = {name: _buffers(environment)[name]}
+        part = {name: _buffers(environment, 1)[name]}
         environment.reset(seed=_seeds(environment, seed), options={}, out=part)
         assert np.array_equal(part[name], whole[name]), f"{name!r} alone is filled differently from all tensors together"
 
@@ -136,8 +139,11 @@ def _check_mask(environment: Environment, seed: int) -> None:
         assert np.array_equal(array[1:], before[name][1:]), f"a reset of environment 0 alone changed other rows of {name!r}"
 
 
-def _buffers(environment: Environment) -> dict[str, np.ndarray]:
-    return {spec.name: spec.generate(environment.num_envs) for spec in environment.specs.observation}
+def _buffers(environment: Environment, fill: int = 0) -> dict[str, np.ndarray]:
+    buffers = {spec.name: spec.generate(environment.num_envs) for spec in environment.specs.observation}
+    for array in buffers.values():
+        array.view(np.uint8).fill(_OLD_BYTE * fill)
+    return buffers
 
 
 def _seeds(environment: Environment, seed: int) -> list[int | None]:

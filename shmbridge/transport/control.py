@@ -59,7 +59,7 @@ class Control(ClosedInChildren):
         """
         while not self._arrived:
             if deadline.passed or not self._stream.wait_readable(deadline):
-                raise TimedOutError(f"waited {deadline.timeout:.1f} s for {self._peer}, {waiting_for}; allow more with --remote_start_timeout_ms")
+                raise TimedOutError(f"waited {deadline.timeout:.3g} s for {self._peer}, {waiting_for}; allow more with --remote_start_timeout_ms")
             self._flush()  # a long hello may not have gone out at once
             try:
                 self._arrived = self._receive(waiting_for)
