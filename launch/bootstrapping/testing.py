@@ -71,7 +71,8 @@ def check(programs: Programs, project: Project, args: argparse.Namespace) -> int
     with setting_up(programs, project):
         python = make(programs, project, Recipe("check", tuple(project.requirements("check"))))
     failed = []
-    for name, words in {"ruff": ["-m", "ruff", "check", "--output-format", "concise"], "mypy": ["-m", "mypy"]}.items():
+    checks = {"ruff": ["-m", "ruff", "check", "--output-format", "concise"], "ruff format": ["-m", "ruff", "format", "--check"], "mypy": ["-m", "mypy"]}
+    for name, words in checks.items():
         say(f"running {name}")
         if programs.show([python, *words], cwd=project.root):
             failed.append(name)

@@ -12,8 +12,10 @@ from helpers import make_agreement
 
 from shmbridge.arrays import NumpyArrays
 from shmbridge.client import Client
+from shmbridge.connecting import connect
 from shmbridge.errors import ClosedError, LocalProtocolError, PeerLostError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError, SpecError, TimedOutError
 from shmbridge.messages import Failure
+from shmbridge.testing import MarkingPolicy
 
 NUM_ENVS, HORIZON = 3, 4
 
@@ -437,3 +439,31 @@ def test_close_may_come_from_another_thread() -> None:
     client.close()
     thread.join()
     assert [type(error) for error in errors] == [ClosedError]
+
+
+@pytest.mark.parametrize("env_ids", [np.array([False, True]), [True, False], [0.5], 1, [2], [-1]])
+def test_what_is_no_list_of_environments_is_refused_and_resets_nobody(env_ids: Any) -> None:
+    """A mask would pass as the numbers 0 and 1, and reset the wrong environments."""
+    policy = MarkingPolicy()
+    with connect(policy, example={"mark": np.zeros(2)}, num_envs=2) as client:
+        client.act({"mark": np.zeros(2)})
+        before = list(policy.tasks)
+        with pytest.raises(SpecError):
+            client.reset(env_ids)
+        client.act({"mark": np.zeros(2)})
+    assert policy.tasks == before
+
+
+def test_an_observation_that_is_no_dict_is_refused_and_the_session_goes_on() -> None:
+    with connect(MarkingPolicy(), example={"mark": np.zeros(2)}, num_envs=2) as client:
+        with pytest.raises(SpecError, match="dict"):
+            client.act(np.zeros(2))  # type: ignore[arg-type]
+        assert client.act({"mark": np.zeros(2)})["action"].shape == (2, 4)
+
+
+def test_names_are_checked_also_while_a_chunk_lasts() -> None:
+    with connect(MarkingPolicy(horizon=3), example={"mark": np.zeros(2)}, num_envs=2) as client:
+        client.act({"mark": np.zeros(2)})
+        with pytest.raises(SpecError, match="nonsense"):
+            client.act({"nonsense": 1})
+        assert client.act({"mark": np.ones(2)})["action"][:, 0].tolist() == [0.0, 0.0]

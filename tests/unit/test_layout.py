@@ -23,7 +23,6 @@ from shmbridge.layout import (
     Layout,
     ObservationHeader,
     action_layout,
-    environment_bytes,
     make_slots,
     observation_layout,
     session_layouts,
@@ -184,13 +183,6 @@ def test_names_of_words_cannot_be_names_of_tensors() -> None:
             if field.name.startswith("@"):
                 with pytest.raises(SpecError):
                     TensorSpec(field.name, (), "bool")
-
-
-def test_bytes_per_tensor_are_told_for_tools() -> None:
-    layouts = session_layouts(PolicySpecs(KNOWN_OBSERVATION, KNOWN_ACTION, 16), 2)
-    assert environment_bytes(layouts)["camera/head_rgb"] == 2 * 480 * 640 * 3
-    assert environment_bytes(layouts)["action"] == 2 * 16 * 7 * 4
-    assert not any(name.startswith("@") for name in environment_bytes(layouts))
 
 
 def as_golden(layout: Layout) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from sample_policies import TakesAll  # noqa: E402  # only where torch is
 
 import shmbridge  # noqa: E402
 from shmbridge.arrays import arrays_of_kind  # noqa: E402
+from shmbridge.connecting import connect  # noqa: E402
 from shmbridge.errors import SpecError  # noqa: E402
+from shmbridge.policy import PolicySpecs  # noqa: E402
 from shmbridge.spec import TensorSpec  # noqa: E402
+from shmbridge.testing import MarkingPolicy  # noqa: E402
 from shmbridge.torch_tensors import TorchArrays, to_torch  # noqa: E402
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "float16", "float32", "float64", "bfloat16", "complex64"]
@@ -112,3 +116,23 @@ def test_nested_dicts_of_tensors_go_in_and_come_out() -> None:
         assert reply["arm"]["right"].dtype is torch.bfloat16
         assert torch.equal(reply["arm"]["right"], torch.full((2, 2), 1.5, dtype=torch.bfloat16))
         reply["arm"]["left"] += 1
+
+
+def test_a_scalar_action_without_a_batch_axis_is_a_scalar_tensor() -> None:
+    class Scalar(MarkingPolicy):
+        def specs(self, offered: Any) -> PolicySpecs:
+            return PolicySpecs([TensorSpec("mark", (), "float64")], [TensorSpec("action", (), "float32")])
+
+        def infer(self, session: Any, observation: Any, env_ids: Any) -> dict[str, np.ndarray]:
+            return {"action": np.full((len(env_ids), 1), 2.5, np.float32)}
+
+    for array in ("numpy", "torch"):
+        with connect(Scalar(), example={"mark": torch.tensor(1.0, dtype=torch.float64)}, num_envs=None, array=array) as client:
+            action = client.act({"mark": np.array(1.0)})["action"]
+        assert action.shape == ()
+        assert float(action) == 2.5
+
+
+def test_a_device_that_is_not_there_is_refused_when_connecting() -> None:
+    with pytest.raises(SpecError, match="cannot be used"):
+        connect(MarkingPolicy(), example={"mark": np.zeros(1)}, num_envs=1, array="torch", device="no-such-device")
