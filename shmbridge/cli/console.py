@@ -17,13 +17,14 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str =
     """Print a table to standard output."""
     try:
         from rich.console import Console  # optional: the extra 'cli'
+        from rich.markup import escape
         from rich.table import Table
     except ImportError:
         print(table(head, rows) if not title else f"{title}\n{table(head, rows)}")
         return
     found = Table(*head, title=title or None, title_justify="left")
     for row in rows:
-        found.add_row(*row)
+        found.add_row(*map(escape, row))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(found)
 
@@ -55,7 +56,13 @@ class _RichProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        columns: list[Any] = [TextColumn(unit), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn()]
+        columns: list[Any] = [
+            TextColumn(unit),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+        ]
         self._bar = Bar(*columns, console=Console(stderr=True))
         self._task = self._bar.add_task("", total=total)
 

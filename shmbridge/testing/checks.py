@@ -131,6 +131,8 @@ def _check_parts(environment: Environment, seed: int) -> None:
 def _check_mask(environment: Environment, seed: int) -> None:
     out = _buffers(environment)
     environment.reset(seed=_seeds(environment, seed), options={}, out=out)
+    # One step first, or a reset of everything to a fixed start would look like no reset at all.
+    environment.step(_sample(environment.specs.action, environment.num_envs, np.random.default_rng(seed)), out=out)
     before = _copied(out)
     mask = np.zeros(environment.num_envs, np.bool_)
     mask[0] = True

@@ -194,6 +194,17 @@ def test_step_that_resets_an_environment_belongs_to_no_episode(mode: Autoreset) 
     assert played.result.steps == sum(episode.steps for episode in played.episodes) + idle
 
 
+def test_end_repeated_by_the_step_that_resets_is_no_second_end() -> None:
+    class RepeatsItsEnd(Toy):
+        def _step(self, env_id: int, action: np.ndarray) -> dict[str, Any]:
+            repeated = {"ended": "terminated"} if self._waits[env_id] else {}
+            return super()._step(env_id, action) | repeated
+
+    with connect(MarkingPolicy(), observation_specs=[MARK], num_envs=1) as client:
+        result = rollout(RepeatsItsEnd(1, Autoreset.NEXT_STEP), client, num_episodes=3, seed=3)
+    assert [episode.steps for episode in result.episodes] == [length_of(3)] * 3
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("limits", [{"num_episodes": 7}, {"num_steps": 15}])
 def test_watcher_sees_every_step_and_every_counted_episode_once(mode: Autoreset, limits: dict[str, int]) -> None:
@@ -260,5 +271,5 @@ def test_neither_or_both_limits_are_refused_before_anything_is_reset(limits: dic
 
 
 def test_session_with_another_number_of_environments_is_refused() -> None:
-    with connect(MarkingPolicy(), observation_specs=[MARK], num_envs=3) as client, pytest.raises(SpecError, match="2 copies.* 3"):
+    with connect(MarkingPolicy(), observation_specs=[MARK], num_envs=3) as client, pytest.raises(SpecError, match=r"2 copies.* 3"):
         rollout(Toy(2, Autoreset.DISABLED), client, num_steps=1)

@@ -1,0 +1,152 @@
+"""``shmbridge run`` in this process: what it refuses before anything begins, and how it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmbridge.cli.run import main
+from shmbridge.errors import HostNotFoundError, PolicyError, SpecError, UnknownPolicyError
+
+POLICY = ["--policy_type", "shmbridge.testing:MarkingPolicy"]
+REMOTE = ["--policy_deployment", "remote"]
+STEPS = ["--num_steps", "1"]
+ENVIRONMENT = """
+import numpy as np
+
+import shmbridge
+
+
+class ToyEnvironment(shmbridge.Environment):
+    @property
+    def specs(self):
+        return shmbridge.EnvironmentSpecs([shmbridge.TensorSpec("mark", (), "float64")], [shmbridge.TensorSpec("action", (4,), "float64")])
+
+    def reset(self, *, seed, options, out):
+        out["mark"][:] = 0
+        return [{}] * self.num_envs
+
+    def step(self, action, *, out):
+        out["mark"][:] = 1
+        return shmbridge.Step(np.zeros(self.num_envs), np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool), [{}] * self.num_envs)
+"""
+SWITCHED = """
+from dataclasses import dataclass
+
+import shmbridge.testing
+
+
+@dataclass
+class Settings:
+    fast: bool = False
+
+
+class SwitchedPolicy(shmbridge.testing.MarkingPolicy):
+    config_type = Settings
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text(ENVIRONMENT)
+    return f"{path}:ToyEnvironment"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--remote_host", "10.0.0.1"],
+        ["--remote_port", "5555"],
+        ["--remote_api_token", "very-secret"],
+        ["--remote_api_token_file", "/very-secret"],
+        ["--transport", "socket"],
+    ],
+)
+@pytest.mark.parametrize("deployment", [REMOTE, POLICY], ids=["remote", "local"])
+def test_flags_of_the_network_are_refused_by_name(toy, flags, deployment):
+    with pytest.raises(SpecError, match=flags[0]) as refused:
+        main([*deployment, *flags, *STEPS, toy])
+    assert "very-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([*POLICY], "--num_steps and --num_episodes"),
+        ([*POLICY, *STEPS, "--num_episodes", "1"], "--num_steps and --num_episodes"),
+        ([*POLICY, "--num_steps", "0"], "--num_steps"),
+        ([*POLICY, "--num_episodes", "-1"], "--num_episodes"),
+        ([*POLICY, *STEPS, "--num_envs", "0"], "--num_envs"),
+        ([*STEPS], "--policy_type"),
+        ([*POLICY, *STEPS, "--remote_kill_on_exit"], "--remote_kill_on_exit"),
+        ([*POLICY, *STEPS, "--name", "x"], "--name"),
+        ([*REMOTE, *STEPS, "--name", "x", "--remote_host", "y"], "--remote_host"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused_before_anything_begins(toy, flags, named):
+    """Either as an error of ours or as a wrong call, but always by name."""
+    with pytest.raises((SpecError, SystemExit)) as refused:
+        main([*flags, toy])
+    if isinstance(refused.value, SystemExit):
+        assert refused.value.code == 2
+    else:
+        assert named in str(refused.value)
+
+
+def test_flags_of_run_behind_the_environment_are_pointed_at(toy):
+    with pytest.raises(SpecError, match="--num_steps"):
+        main([*POLICY, toy, "--num_steps", "1"])
+
+
+def test_flag_that_the_environment_does_not_have_is_a_wrong_call(toy, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*POLICY, *STEPS, toy, "--size", "1"])
+    assert ended.value.code == 2
+    assert "--size" in capsys.readouterr().err
+
+
+def test_run_without_environment_is_a_wrong_call(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*POLICY, *STEPS])
+    assert ended.value.code == 2
+    assert "ENVIRONMENT" in capsys.readouterr().err
+
+
+def test_names_that_are_not_known_are_refused(toy):
+    with pytest.raises(UnknownPolicyError, match="no_such_policy"):
+        main(["--policy_type", "no_such_policy", *STEPS, toy])
+    with pytest.raises(UnknownPolicyError, match="no_such_environment"):
+        main([*POLICY, *STEPS, "no_such_environment"])
+
+
+def test_policy_of_a_host_needs_not_be_importable_here(toy, unique_name):
+    """The simulator's side has no torch, so it must not even look for the class."""
+    flags = [*REMOTE, "--name", unique_name, "--remote_start_timeout_ms", "1", "--policy_type", "no_such_policy"]
+    with pytest.raises(HostNotFoundError, match=unique_name):
+        main([*flags, *STEPS, toy])
+
+
+def test_local_run_ends_with_the_metrics(toy, capsys):
+    assert main([*POLICY, "--num_episodes", "3", "--num_envs", "2", toy]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Metrics: {'num_episodes': 3}"
+
+
+@pytest.mark.parametrize("flags", [["--fast"], ["--fast", "true"], ["--fast=false"]])
+def test_switch_of_a_local_policy_may_stand_right_before_the_environment(toy, tmp_path, flags, capsys):
+    path = tmp_path / "switched.py"
+    path.write_text(SWITCHED)
+    assert main([*STEPS, "--policy_type", f"{path}:SwitchedPolicy", *flags, toy]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Metrics: ")
+
+
+def test_environment_that_cannot_be_built_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text(ENVIRONMENT + "\n    def __init__(self, config=None, **options):\n        raise FileNotFoundError('no scene here')\n")
+    with pytest.raises(PolicyError, match=r"broken\.py:ToyEnvironment[\s\S]*no scene here"):
+        main([*POLICY, *STEPS, f"{path}:ToyEnvironment"])
+
+
+def test_output_folder_that_cannot_be_made_is_refused_before_the_run(toy, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpecError, match="--output_dir"):
+        main([*POLICY, *STEPS, "--output_dir", str(tmp_path / "file" / "below"), toy])
