@@ -32,6 +32,8 @@ def check_policy(make_policy: Callable[[], Policy], offered: Sequence[TensorSpec
     """
     assert num_envs >= 2, "check_policy needs at least two environments, to be able to ask for one of them"
     alone = [_play(make_policy(), offered, num_envs, seeds=(seed,))[0] for seed in (0, 1)]
+    again = _play(make_policy(), offered, num_envs, seeds=(0,))[0]
+    assert all(map(_equal, alone[0], again)), "the same observations give other actions in a second run: seed what is random, per session"
     together = _play(make_policy(), offered, num_envs, seeds=(0, 1))
     for name, first, second in zip(("first", "second"), alone, together, strict=True):
         for step, (expected, found) in enumerate(zip(first, second, strict=True)):
@@ -139,6 +141,10 @@ def _check_mask(environment: Environment, seed: int) -> None:
     environment.reset(seed=[seed + 1000] + [None] * (environment.num_envs - 1), options={"reset_mask": mask}, out=out)
     for name, array in out.items():
         assert np.array_equal(array[1:], before[name][1:]), f"a reset of environment 0 alone changed other rows of {name!r}"
+    fresh = _buffers(environment)
+    environment.reset(seed=[seed + 1000, *_seeds(environment, seed)[1:]], options={}, out=fresh)
+    for name, array in fresh.items():
+        assert np.array_equal(array[0], out[name][0]), f"environment 0, reset alone, does not start as when all are reset: see {name!r}"
 
 
 def _buffers(environment: Environment, fill: int = 0) -> dict[str, np.ndarray]:

@@ -240,7 +240,7 @@ def test_specs_that_do_not_fit_are_refused_in_two_columns(name: str, serve: Call
     connect(name).close()
 
 
-@pytest.mark.parametrize(("expected", "text"), [({"policy_type": "other"}, "'other', there 'Affine'"), ({"config_digest": "ffff"}, "'ffff', there 'abcd'")])
+@pytest.mark.parametrize(("expected", "text"), [({"policy_type": "other"}, "'other', there 'Affine'"), ({"config_digest": "ffff"}, "ffff here, abcd there")])
 def test_another_policy_than_expected_is_refused_with_both(name: str, serve: Callable[..., Child], expected: dict[str, str], text: str) -> None:
     serve("Affine", config_digest="abcd")
     with pytest.raises(SpecError, match=text):
