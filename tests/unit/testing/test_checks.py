@@ -227,10 +227,14 @@ def test_policies_without_fault_pass():
     check_policy(MarkingPolicy, [MARK])
 
 
-@pytest.mark.parametrize("faulty", [SharesState, ActsAtRandom])
-def test_policy_that_acts_differently_in_company_fails(faulty):
+def test_policy_that_acts_differently_in_company_fails():
     with pytest.raises(AssertionError, match="interleaved"):
-        check_policy(faulty, [Q])
+        check_policy(SharesState, [Q])
+
+
+def test_policy_that_acts_at_random_fails_and_is_told_so():
+    with pytest.raises(AssertionError, match="seed what is random"):
+        check_policy(ActsAtRandom, [Q])
 
 
 def test_policy_that_ignores_which_environments_are_asked_for_fails():
