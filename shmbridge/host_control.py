@@ -99,8 +99,8 @@ class HostControl:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                for key, events in self._selector.select(_TICK_SECONDS):
-                    self._serve(key, events)
+                for key, _ in self._selector.select(_TICK_SECONDS):
+                    self._serve(key)
                 self._tick()
         except Exception as error:
             logger.exception("the host's I/O thread broke")
@@ -114,7 +114,7 @@ class HostControl:
                 self._listener.close()
                 self._on_stop()
 
-    def _serve(self, key: selectors.SelectorKey, events: int) -> None:
+    def _serve(self, key: selectors.SelectorKey) -> None:
         if isinstance(key.data, Guest):
             self._converse(key.data)
         else:

@@ -58,7 +58,6 @@ class ServedSession:
     end: ShmHostEnd
     session: PolicySession
     on_fault: Callable[[ShmbridgeError], None]
-    started: float = field(default_factory=time.monotonic)
     last_active: float = field(default_factory=time.monotonic)
 
 
@@ -120,6 +119,8 @@ class Worker:
         check_agreement_fits(agreement)
         self._warm_up_once(agreement)
         session = PolicySession(self._policy, agreement)
+        if self._stopping:
+            raise ClosedError("this host is stopping")  # or it might end around names that nobody takes away
         # Last, so that the semaphores have names for as short as can be: not while a policy compiles.
         served = ServedSession(ShmHostEnd(agreement, client, self._host_name, self.bell.fileno()), session, on_fault)
         self._opened.append(served)
