@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shmbridge.arrays import arrays_of_kind
+from shmbridge.chunking import ChunkRules, Refill
 from shmbridge.client import DEFAULT_TIMEOUT, Client
 from shmbridge.errors import AuthenticationError, HostNotFoundError, PeerLostError, RemoteProtocolError, SpecError
 from shmbridge.memory import naming
@@ -48,6 +49,10 @@ def connect(
     start_timeout: float = DEFAULT_START_TIMEOUT,
     array: str = "numpy",
     device: Any = None,
+    refill: str = Refill.EMPTY.value,
+    replan_steps: int | None = None,
+    latency_steps: int = 0,
+    latest_only: bool = False,
     policy_type: str | None = None,
     config_digest: str | None = None,
     on_status: OnStatus | None = None,
@@ -65,6 +70,12 @@ def connect(
         start_timeout: Seconds for finding the host and for all it does before it is ready.
         array: ``numpy`` or ``torch``: what comes out. With ``torch``, tensors of any device go in.
         device: With ``torch``: where the actions are to lie.
+        refill: Who is asked when chunks are used up: ``empty``, only those environments; ``all``, every one, for policies compiled for
+            one batch size.
+        replan_steps: Let ``act`` play only the first so many actions of each chunk; None for all.
+        latency_steps: Let ``act`` take each action from an observation at least so many steps old, as a robot with a slow policy would; the first
+            of an episode is answered at once. Counted, not timed, so runs repeat.
+        latest_only: Let ``submit`` drop observations while the host is busy with an earlier one.
         policy_type, config_digest: What must run there; None for anything. Of a policy in this process: what the agreement is to say.
         on_status: Called with each state the host reports while it is not ready.
 
@@ -77,13 +88,15 @@ def connect(
     observation = _offered_specs(example, observation_space, observation_specs, num_envs)
     offer = Offer(observation, 1 if num_envs is None else num_envs, slots, None if action_specs is None else as_tuple_of_specs(action_specs, "action"))
     arrays = arrays_of_kind(array, device)
+    rules = ChunkRules(_refill(refill), replan_steps, latency_steps)
     if isinstance(host, Policy):
         connection: Connection = connect_local(host, offer, policy_type, config_digest)
     else:
         name = parse_address(host).name
         connection = connect_shm(name, offer, start_timeout, policy=policy_type, config_digest=config_digest, on_status=on_status)
     try:
-        return Client(connection, offered=[spec.name for spec in observation], batched=num_envs is not None, timeout=timeout, arrays=arrays)
+        offered, batched = [spec.name for spec in observation], num_envs is not None
+        return Client(connection, offered=offered, batched=batched, timeout=timeout, arrays=arrays, rules=rules, latest_only=latest_only)
     except BaseException:
         connection.close()
         raise
@@ -136,8 +149,8 @@ def connect_shm(
         raise
 
 
-def describe_host(name: str, timeout: float = 1.0) -> Description:
-    """Ask a host who it is and whom it serves, without a session.
+def describe_host(name: str, timeout: float = 1.0, *, details: bool = False) -> Description:
+    """Ask a host who it is and whom it serves, without a session; with ``details``, also for tensors and rings of each client.
 
     Raises:
         HostNotFoundError: It is not there.
@@ -146,7 +159,7 @@ def describe_host(name: str, timeout: float = 1.0) -> Description:
     deadline = Deadline(timeout)
     control = Control(_knock(name, Deadline(0.0)), f"host {name!r}")
     try:
-        control.say(Query())
+        control.say(Query(details))
         answer = control.hear(deadline, "asking who it is")
     finally:
         control.close()
@@ -155,6 +168,13 @@ def describe_host(name: str, timeout: float = 1.0) -> Description:
     if not isinstance(answer, Description):
         raise RemoteProtocolError(f"host {name!r} answered a query with {type(answer).__name__}")
     return answer
+
+
+def _refill(text: str) -> Refill:
+    try:
+        return Refill(text)
+    except ValueError:
+        raise SpecError(f"refill={text!r}: expected {' or '.join(repr(one.value) for one in Refill)}") from None
 
 
 def _offered_specs(example: Any, space: Any, specs: Iterable[TensorSpec] | None, num_envs: int | None) -> tuple[TensorSpec, ...]:
@@ -256,5 +276,5 @@ def _agreement(welcome: Welcome, offer: Offer) -> Agreement:
     check_agreement(offer.observation, welcome.observation, left=OFFERED, right="in the host's welcome")
     if offer.action is not None:
         check_agreement(welcome.action, offer.action, left="in the host's welcome", right="taken by the simulator")
-    specs = PolicySpecs(welcome.observation, welcome.action, welcome.horizon)
+    specs = PolicySpecs(welcome.observation, welcome.action, welcome.horizon, welcome.observation_steps)
     return Agreement(welcome.generation, welcome.policy, welcome.config_digest, specs, offer.num_envs, offer.slots)

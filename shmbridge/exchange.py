@@ -9,38 +9,51 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from shmbridge.errors import LocalProtocolError, RemoteProtocolError, ShmbridgeError
-from shmbridge.layout import ObservationHeader, Outcome, Slot
+from shmbridge.layout import Change, Outcome, Slot
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import decode_failure, exception_from_failure
 from shmbridge.reply import Timing
+from shmbridge.tasks import TaskChanges
 from shmbridge.transport.base import Connection
 
 
-@dataclass(frozen=True)
 class Request:
-    """One published observation: its number, the caller's step, seconds it took to write, and when it was published."""
+    """One published observation and, once it came, its answer. Times are seconds on ``perf_counter``'s clock.
 
-    sequence: int
-    step: int
-    write: float
-    published: float
+    Attributes:
+        sequence: Its number.
+        step: The caller's count.
+        rows: (num_envs,) bool: environments that asked; None for all.
+        episodes: (num_envs,) uint64: which they were in; never changed.
+        write: Seconds it took to write.
+        published, arrived, read: When it was published, when its answer arrived, and when that was read.
+        infer: Seconds the policy took.
+        actions: Copies of what came back.
+        answered: (num_envs,) bool: environments that were answered; None for all.
+    """
 
+    __slots__ = ("actions", "answered", "arrived", "episodes", "infer", "published", "read", "rows", "sequence", "step", "write")
 
-class Answer(NamedTuple):
-    """What came back for one request. The arrays are copies."""
-
-    request: Request
     actions: dict[str, np.ndarray]
-    rows: np.ndarray
-    episodes: np.ndarray
-    timing: Timing
+    answered: np.ndarray | None
+    arrived: float
+    infer: float
+    published: float
+    read: float
+    write: float
+
+    def __init__(self, sequence: int, step: int, rows: np.ndarray | None, episodes: np.ndarray) -> None:
+        self.sequence, self.step, self.rows, self.episodes = sequence, step, rows, episodes
+
+    @property
+    def timing(self) -> Timing:
+        """Where its time went. Only once it is answered."""
+        wait = max(0.0, self.arrived - self.published - self.infer)
+        return Timing(self.write, wait, self.infer, self.read - self.arrived)
 
 
 class Exchange:
@@ -48,14 +61,23 @@ class Exchange:
 
     Attributes:
         sequence: Number of the last request; 0 before the first.
+        rows: Environments asked for, summed over the requests.
+        discarded: Answers that came when nobody wanted them any more.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._generation = connection.agreement.generation
+        self._num_envs = connection.agreement.num_envs
+        self._slots = connection.agreement.slots
         self._under_way: deque[Request] = deque()
         self._abandoned = 0
-        self.sequence = 0
+        self.sequence = self.rows = self.discarded = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, not even what nobody wants any more."""
+        return not self._under_way
 
     @property
     def outstanding(self) -> int:
@@ -65,16 +87,21 @@ class Exchange:
     @property
     def is_full(self) -> bool:
         """Whether one more request could find the host without a free action slot."""
-        return len(self._under_way) >= self._connection.agreement.slots
+        return len(self._under_way) >= self._slots
 
-    def publish(self, slot: Slot, *, rows: np.ndarray, episodes: np.ndarray, resets: Mapping[int, str], step: int, write: float) -> None:
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the host has yet to answer a request. Its answer is what asks for the next one where only the latest counts."""
+        return len(self._under_way) > self._connection.arrived
+
+    def publish(self, slot: Slot, *, rows: np.ndarray | None, episodes: np.ndarray, changes: TaskChanges, step: int, write: float) -> None:
         """Number the lent slot and send it.
 
         Args:
             slot: Filled with tensors; the words are written here.
-            rows: (num_envs,) bool: environments that ask for an action.
-            episodes: (num_envs,) uint64.
-            resets: Environments that begin an episode, and their tasks.
+            rows: (num_envs,) bool: environments that ask for an action; None for all.
+            episodes: (num_envs,) uint64. Kept, so it must never be changed: a reset makes another one.
+            changes: What environments are told with it.
             step: The caller's count of observations.
             write: Seconds that filling the slot took.
 
@@ -83,16 +110,37 @@ class Exchange:
         """
         if self.is_full:
             raise LocalProtocolError(f"{len(self._under_way)} answers are outstanding, as many as there are slots: poll before submitting more")
-        all_rows = bool(rows.all())
-        _write_words(slot, None if all_rows else rows, episodes, resets)
-        self.sequence += 1
-        slot.write_header(ObservationHeader(self._generation, self.sequence, int(bool(resets)), int(all_rows)))
-        self._under_way.append(Request(self.sequence, step, write, time.perf_counter()))
-        self._connection.publish(self.sequence)
+        if slot.episodes_held is not episodes:
+            np.copyto(slot.words["@episodes"], episodes)
+            slot.episodes_held = episodes
+        if rows is not None:
+            np.copyto(slot.words["@rows"], rows)
+        if changes.waiting:
+            _write_changes(slot, changes)
+        sequence = self.sequence = self.sequence + 1
+        # Plain numbers in the order of ObservationHeader.
+        slot.write_words(self._generation, sequence, int(changes.waiting), int(rows is None))
+        published = time.perf_counter()
+        self._connection.publish(sequence)
+        request = Request(sequence, step, rows, episodes)
+        request.write, request.published = write, published
+        self._under_way.append(request)
+        self.rows += self._num_envs if rows is None else int(rows.sum())
 
-    def abandon(self, sequence: int) -> None:
-        """Give up waiting for all requests up to ``sequence``; their answers will be dropped."""
-        self._abandoned = max(self._abandoned, sequence)
+    def abandon_all(self) -> None:
+        """Give up waiting for every request so far; their answers will be dropped."""
+        self._abandoned = self.sequence
+
+    def abandon_oldest(self) -> None:
+        """Give up waiting for the oldest request; its answer will be dropped."""
+        if self._under_way:
+            self._abandoned = max(self._abandoned, self._under_way[0].sequence)
+
+    def abandon_all_but_newest_arrived(self) -> None:
+        """Give up every answer that is there already but the newest of them."""
+        arrived = self._connection.arrived
+        if arrived > 1:
+            self._abandoned = max(self._abandoned, self._under_way[arrived - 2].sequence)
 
     def drop_abandoned(self, deadline: Deadline) -> bool:
         """Take abandoned answers out of the ring, waiting for one only if it is full; False if it is still full at the deadline."""
@@ -102,23 +150,22 @@ class Exchange:
                 return not is_full
         return True
 
-    def take_next(self, deadline: Deadline) -> Answer | None:
-        """Return the answer to the oldest request that is not abandoned; None if the deadline passes first.
+    def take_next(self, deadline: Deadline) -> Request | None:
+        """Return the oldest request that is not abandoned, of which there must be one, answered; None if the deadline passes first.
 
         Raises:
             PolicyRaisedError: The policy failed on it.
             RemoteProtocolError: The answer has the wrong number. The session is dead.
         """
-        while self._under_way and self._under_way[0].sequence <= self._abandoned:
+        while self._under_way[0].sequence <= self._abandoned:
             if not self._drop_next(deadline):
                 return None
         slot = self._connection.take(deadline)
         if slot is None:
             return None
         arrived = time.perf_counter()
-        request = self._check_number(slot)
         try:
-            return self._read(slot, request, arrived)
+            return self._read(slot, arrived)
         finally:
             self._connection.release(slot)
 
@@ -126,39 +173,38 @@ class Exchange:
         slot = self._connection.take(deadline)
         if slot is None:
             return False
-        self._check_number(slot)
+        self._check_number(*slot.read_words()[:2])
         self._connection.release(slot)
+        self.discarded += 1
         return True
 
-    def _check_number(self, slot: Slot) -> Request:
-        header = slot.read_header()
+    def _check_number(self, generation: int, sequence: int) -> Request:
         expected = self._under_way[0].sequence if self._under_way else 0
-        if header.generation != self._generation or header.sequence != expected:
-            found = f"{header.sequence} of {header.generation:x}"
+        if generation != self._generation or sequence != expected:
+            found = f"{sequence} of {generation:x}"
             raise RemoteProtocolError(f"expected the answer to observation {expected} of generation {self._generation:x}, found {found}; reconnect")
         return self._under_way.popleft()
 
-    def _read(self, slot: Slot, request: Request, arrived: float) -> Answer:
-        header = slot.read_header()
-        if header.outcome != Outcome.ANSWERED:
+    def _read(self, slot: Slot, arrived: float) -> Request:
+        generation, sequence, outcome, infer_ns, all_rows = slot.read_words()
+        request = self._check_number(generation, sequence)
+        if outcome != Outcome.ANSWERED:
             raise self._failure(slot)
-        actions = {name: array.copy() for name, array in slot.tensors.items()}
-        rows, episodes = slot.words["@rows"].astype(np.bool_), slot.words["@episodes"].copy()
-        infer = header.infer_ns / 1e9
-        wait = max(0.0, arrived - request.published - infer)
-        return Answer(request, actions, rows, episodes, Timing(request.write, wait, infer, time.perf_counter() - arrived))
+        request.actions = actions = {}
+        for name, array in slot.tensors.items():
+            actions[name] = array.copy()
+        request.answered = None if all_rows else slot.words["@rows"].astype(np.bool_)
+        request.arrived, request.infer = arrived, infer_ns / 1e9
+        request.read = time.perf_counter()
+        return request
 
     def _failure(self, slot: Slot) -> ShmbridgeError:
         return exception_from_failure(decode_failure(bytes(slot.words["@failure"][()])))
 
 
-def _write_words(slot: Slot, rows: np.ndarray | None, episodes: np.ndarray, resets: Mapping[int, str]) -> None:
-    words = slot.words
-    np.copyto(words["@episodes"], episodes)
-    if rows is not None:
-        np.copyto(words["@rows"], rows)
-    if resets:
-        words["@resets"][:] = 0
-        for row, task in resets.items():
-            words["@resets"][row] = 1
-            words["@tasks"][row] = task.encode()
+def _write_changes(slot: Slot, changes: TaskChanges) -> None:
+    kinds, tasks = slot.words["@changes"], slot.words["@tasks"]
+    kinds[:] = Change.NONE
+    for kind, told in ((Change.EPISODE, changes.episodes), (Change.INSTRUCTION, changes.instructions)):
+        for env_id, task in told.items():
+            kinds[env_id], tasks[env_id] = kind, task.encode()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from shmbridge.counters import HostStatistics
 from shmbridge.errors import ClosedError, LocalProtocolError
 from shmbridge.host_control import HostControl
 from shmbridge.host_guests import HostSettings
@@ -75,6 +76,16 @@ class PolicyHost:
     def status(self) -> Status:
         """What the host is doing, and for how long."""
         return self._worker.board.read()
+
+    def statistics(self) -> HostStatistics:
+        """Return what was counted since the host was started.
+
+        Raises:
+            LocalProtocolError: It was not.
+        """
+        if self._control is None:
+            raise LocalProtocolError("this host was not started, so it has counted nothing")
+        return self._control.statistics()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the host stops; return whether it did. Signals come through.

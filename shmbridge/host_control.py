@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from shmbridge.counters import HostStatistics
 from shmbridge.errors import AuthenticationError, ClosedError, RemoteProtocolError, SegmentError, ShmbridgeError
-from shmbridge.host_guests import Guest, HostSettings, check_compatible, check_expectations, check_place, describe_client, printable
+from shmbridge.host_guests import Guest, HostSettings, check_compatible, check_expectations, check_place, describe_client, distinct, printable
 from shmbridge.host_worker import ServedPolicy, ServedSession, Worker
 from shmbridge.memory.bell import Bell
 from shmbridge.messages import (
@@ -36,6 +37,8 @@ from shmbridge.version import __version__
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
+_CATCH_UP_ROUNDS = 8
+"""More than what a dead client can have left in its socket's buffer; a living one that talks without end must not hold up the others."""
 
 
 class HostControl:
@@ -52,7 +55,9 @@ class HostControl:
     def __init__(self, listener: LocalListener, worker: Worker, policy: ServedPolicy, settings: HostSettings, on_stop: Callable[[], None]) -> None:
         self._listener, self._worker, self._policy = listener, worker, policy
         self._settings, self._on_stop = settings, on_stop
-        self._pushed = 0.0
+        self._ticked = 0.0
+        self._started = time.monotonic()
+        self._begun = self._refused = self._lost = 0
         self._guests: list[Guest] = []
         self._jobs: deque[Callable[[], None]] = deque()
         self._wake = Bell()
@@ -133,7 +138,7 @@ class HostControl:
         if accepted is None:
             return
         stream, credentials = accepted
-        guest = Guest(stream)
+        guest = Guest(stream, credentials.uid)
         self._selector.register(stream, selectors.EVENT_READ, guest)
         self._guests.append(guest)
         self._check_user(guest, credentials)
@@ -175,7 +180,7 @@ class HostControl:
         react(guest, message)
 
     def _hello(self, guest: Guest, hello: Hello) -> None:
-        guest.name = printable(hello.client)
+        guest.name = distinct(printable(hello.client), [other.name for other in self._guests if other is not guest])
         self._admit(hello)
         guest.hello = hello
         self._push_status()
@@ -194,8 +199,9 @@ class HostControl:
     def _catch_up(self) -> None:
         """Take in all that the others sent: one that left or died before this hello must not keep its place."""
         for guest in [guest for guest in self._guests if guest.occupies()]:
-            while guest in self._guests and self._converse(guest):
-                pass
+            for _ in range(_CATCH_UP_ROUNDS):
+                if guest not in self._guests or not self._converse(guest):
+                    break
 
     def _open_on_worker(self, guest: Guest, offer: Offer) -> None:
         if not guest.occupies():
@@ -229,16 +235,37 @@ class HostControl:
         served = cast("ServedSession", guest.served)
         served.end.forget_names()
         guest.since = time.monotonic()
+        self._begun += 1
         logger.info("%s begins: %d environments", guest.name, served.end.agreement.num_envs)
         self._worker.post(lambda: self._worker.add(served))
 
     def _ping(self, guest: Guest, message: Ping) -> None:
+        if guest.stream.wants_to_write:
+            return  # it does not read what it asked for; answers must not pile up here
         guest.stream.send(guest.conversation.send(self._worker.board.read()))
 
     def _query(self, guest: Guest, message: Query) -> None:
-        clients = [describe_client(served, guest.since) for guest in self._guests if (served := guest.served) is not None]
-        description = Description(self._listener.name, __version__, os.getpid(), self._policy.name, self._worker.board.read(), clients)
-        guest.stream.send(guest.conversation.send(description))
+        guest.stream.send(guest.conversation.send(self._describe(details=message.details)))
+
+    def _describe(self, *, details: bool) -> Description:
+        served = [(guest, guest.served) for guest in self._guests if guest.served is not None]
+        return Description(
+            name=self._listener.name,
+            version=__version__,
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            policy=self._policy.name,
+            config_digest=self._policy.config_digest,
+            status=self._worker.board.read(),
+            seconds=time.monotonic() - self._started,
+            max_sessions=self._settings.max_sessions,
+            clients=[describe_client(guest, session, self._worker.doing(session), details=details) for guest, session in served],
+        )
+
+    def statistics(self) -> HostStatistics:
+        """Return what was counted so far. Any thread may call it."""
+        clients = {guest.name: served.session.counters() for guest in list(self._guests) if (served := guest.served) is not None}
+        return HostStatistics(time.monotonic() - self._started, self._begun, self._refused, self._lost, clients)
 
     def _stop_asked(self, guest: Guest, message: Stop) -> None:
         if not self._settings.remote_kill:
@@ -251,12 +278,18 @@ class HostControl:
         self._end(guest, "it said goodbye")
 
     def _lose(self, guest: Guest) -> None:
+        self._lost += guest in self._guests and guest.served is not None
         after = f" (killed?) after observation {guest.served.session.sequence}" if guest.served is not None else ""
         self._end(guest, f"it is gone without a goodbye{after}")
 
     def _refuse(self, guest: Guest, error: ShmbridgeError) -> None:
+        if guest not in self._guests:
+            return
         if guest.served is None:
+            self._refused += 1
             logger.warning("%s is refused: %s", guest.name, error)
+        else:
+            self._lost += 1
         self._end(guest, str(error), failure_from_exception(error))
 
     def _end(self, guest: Guest, reason: str, last_words: AnyMessage | None = None) -> None:
@@ -289,8 +322,11 @@ class HostControl:
                     self._lose(guest)
 
     def _tick(self) -> None:
-        self._push_status_rarely()
         now = time.monotonic()
+        if now - self._ticked >= _TICK_SECONDS:
+            self._ticked = now
+            self._push_status()
+            self._note_rates(now)
         for guest in list(self._guests):
             dawdling = guest.dawdling_since
             if dawdling is not None and now - dawdling > self._settings.timeout:
@@ -302,11 +338,10 @@ class HostControl:
         if time.monotonic() - served.last_active > timeout:
             self._worker.post(lambda: self._worker.end_if_idle(served, timeout))
 
-    def _push_status_rarely(self) -> None:
-        now = time.monotonic()
-        if now - self._pushed >= _TICK_SECONDS:
-            self._pushed = now
-            self._push_status()
+    def _note_rates(self, now: float) -> None:
+        for guest in self._guests:
+            if guest.served is not None:
+                guest.rate.note(now, guest.served.session.sequence)
 
 
 def _internal(error: Exception) -> ShmbridgeError:

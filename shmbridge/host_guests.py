@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shmbridge.errors import HostBusyError, RemoteProtocolError, SpecError
 from shmbridge.host_worker import ServedPolicy, ServedSession
 from shmbridge.memory.posix import libc_version
-from shmbridge.messages import PROTOCOL_VERSION, ClientDescription, Hello
+from shmbridge.messages import PROTOCOL_VERSION, ClientDescription, Hello, SessionDescription
 from shmbridge.protocol import Conversation, Role, State
 from shmbridge.transport.stream import Stream
 from shmbridge.version import __version__
+
+_RATE_SAMPLES = 7
+"""Taken every half second, so over three seconds."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,32 @@ class HostSettings:
     remote_kill: bool = True
 
 
+class RateMeter:
+    """How often something happened lately."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+
+    def note(self, now: float, count: int) -> None:
+        """Take in how often it has happened until now."""
+        self._samples.append((now, count))
+
+    @property
+    def per_second(self) -> float:
+        """Over the samples that are kept; 0 before there are two."""
+        if len(self._samples) < 2:
+            return 0.0
+        (then, before), (now, count) = self._samples[0], self._samples[-1]
+        return (count - before) / max(now - then, 1e-9)
+
+
 class Guest:
     """One connection: its stream, where the conversation stands, and its session once there is one."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, uid: int) -> None:
         self.stream = stream
+        self.uid = uid
+        self.rate = RateMeter()
         self.conversation = Conversation(Role.HOST)
         self.since = time.monotonic()
         self.name = "a client that has not said hello"
@@ -90,12 +116,38 @@ def check_expectations(host: str, hello: Hello, policy: ServedPolicy) -> None:
         raise SpecError(f"{differ}: give both sides the same --policy_config_yaml_path and no further settings")
 
 
-def describe_client(served: ServedSession, since: float) -> ClientDescription:
-    """Return what ``ls`` says of a client."""
-    agreed = served.end.agreement
-    return ClientDescription(served.end.client, agreed.num_envs, served.session.sequence, served.end.nbytes, time.monotonic() - since)
+def describe_client(guest: Guest, served: ServedSession, doing: str, *, details: bool) -> ClientDescription:
+    """Return what ``ls`` and ``inspect`` say of a client."""
+    agreed, counters = served.end.agreement, served.session.counters()
+    session = _describe_session(served) if details else None
+    seconds = time.monotonic() - guest.since
+    return ClientDescription(served.end.client, guest.uid, doing, agreed.num_envs, served.end.nbytes, seconds, guest.rate.per_second, counters, session)
+
+
+def _describe_session(served: ServedSession) -> SessionDescription | None:
+    agreed, rings = served.end.agreement, served.end.statistics()
+    if rings is None:
+        return None  # it has just ended
+    return SessionDescription(
+        generation=agreed.generation,
+        observation=list(agreed.specs.observation),
+        action=list(agreed.specs.action),
+        horizon=agreed.specs.horizon,
+        observation_steps=agreed.specs.observation_steps,
+        slots=agreed.slots,
+        observation_digest=agreed.layouts.observation.digest,
+        action_digest=agreed.layouts.action.digest,
+        observation_ring=rings[0],
+        action_ring=rings[1],
+    )
 
 
 def printable(text: str) -> str:
     """Return what a client calls itself, without anything that could move a terminal's cursor."""
     return "".join(char if char.isprintable() else "?" for char in text[:120]) or "a nameless client"
+
+
+def distinct(name: str, taken: Sequence[str]) -> str:
+    """Return ``name``, with a number where others have it already: two sessions of one process call themselves alike."""
+    numbered = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+    return next(candidate for candidate in numbered if candidate not in taken)

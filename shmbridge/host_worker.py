@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import os
 import select
 import threading
 import time
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from shmbridge.errors import ClosedError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError
 from shmbridge.memory.bell import Bell
-from shmbridge.memory.waiting import Deadline, spin
+from shmbridge.memory.waiting import SPIN_SECONDS
 from shmbridge.messages import HostState, Status, plain_text, words_of
 from shmbridge.policy import Policy
 from shmbridge.session import Offer, PolicySession, agree, run_policy_code, warm_up
@@ -39,16 +39,16 @@ class Board:
     """What the host is doing now. Written by the worker, read by anyone: one reference is replaced, never changed."""
 
     def __init__(self) -> None:
-        self._now = (HostState.LOADING, time.monotonic(), "")
+        self._now: tuple[HostState, float, object] = (HostState.LOADING, time.monotonic(), "")
 
-    def write(self, state: HostState, detail: str = "") -> None:
-        """Say what begins now."""
+    def write(self, state: HostState, detail: object = "") -> None:
+        """Say what begins now. The detail becomes text only when somebody reads it."""
         self._now = (state, time.monotonic(), detail)
 
     def read(self) -> Status:
         """Return what is being done and for how long."""
         state, since, detail = self._now
-        return Status(state, time.monotonic() - since, detail)
+        return Status(state, time.monotonic() - since, str(detail))
 
 
 @dataclass(eq=False)
@@ -59,6 +59,9 @@ class ServedSession:
     session: PolicySession
     on_fault: Callable[[ShmbridgeError], None]
     last_active: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        return f"observation {self.session.sequence + 1} of {self.end.client}"
 
 
 class Worker:
@@ -78,6 +81,7 @@ class Worker:
         self._jobs: deque[Callable[[], None]] = deque()
         self._sessions: list[ServedSession] = []
         self._opened: list[ServedSession] = []
+        self._answering: ServedSession | None = None
         self._warm: set[tuple[str, str]] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="shmbridge worker", daemon=True)
@@ -137,6 +141,15 @@ class Worker:
                 sessions.remove(served)
         served.end.close()
 
+    def doing(self, served: ServedSession) -> str:
+        """Return what becomes of a session now, in a word. Any thread may call it."""
+        if served is self._answering:
+            return "inferring"
+        if served not in self._sessions:
+            return "attaching"
+        rings = served.end.statistics()
+        return "waiting" if rings is not None and rings[0].full else "idle"
+
     @property
     def ended(self) -> bool:
         """Whether no observation will be answered any more."""
@@ -147,9 +160,7 @@ class Worker:
             self._policy = run_policy_code(self._served_policy.make)
             self.board.write(HostState.READY)
             self._on_change()
-            while not self._stopping:
-                if not (self._do_jobs() | self._answer_everyone()):
-                    self._wait()
+            self._serve()
         except ShmbridgeError as error:
             self._fail(error)
         except BaseException as error:  # such as SystemExit out of the policy: the host must end, and say why
@@ -157,6 +168,21 @@ class Worker:
             raise
         finally:
             self._finish()
+
+    def _serve(self) -> None:
+        """Do one job and answer each client once, in turn, until stopped: spin a moment when there is nothing to do, then sleep."""
+        spin_end = 0.0
+        while not self._stopping:
+            if has_job := bool(self._jobs):
+                self._jobs.popleft()()
+            if self._answer_everyone() or has_job:
+                spin_end = 0.0
+            elif self._sessions and (spin_end == 0.0 or time.monotonic() < spin_end):
+                spin_end = spin_end or time.monotonic() + SPIN_SECONDS
+                os.sched_yield()
+            else:
+                self._sleep()
+                spin_end = 0.0
 
     def _fail(self, error: ShmbridgeError) -> None:
         self.failure = error
@@ -174,23 +200,22 @@ class Worker:
         finally:
             self.board.write(HostState.READY)
 
-    def _do_jobs(self) -> bool:
-        worked = bool(self._jobs)
-        while self._jobs and not self._stopping:
-            self._jobs.popleft()()
-        return worked
-
     def _answer_everyone(self) -> bool:
-        answered = [self._answer(served) for served in list(self._sessions)]
-        return any(answered)
+        """Answer one observation of each client that has one waiting; return whether any had."""
+        answered = False
+        for served in tuple(self._sessions):
+            if served.end.waiting and not self._stopping:
+                self._answer(served)
+                answered = True
+        return answered
 
-    def _answer(self, served: ServedSession) -> bool:
+    def _answer(self, served: ServedSession) -> None:
+        self._answering = served
+        self.board.write(HostState.BUSY, served)
         try:
             observation = served.end.try_take()
             if observation is None:
-                return False
-            served.last_active = math.inf
-            self.board.write(HostState.BUSY, f"observation {served.session.sequence + 1} of {served.end.client}")
+                return
             action = served.end.try_loan()
             if action is None:
                 raise RemoteProtocolError("the client sends observations and does not take the answers")
@@ -202,13 +227,12 @@ class Worker:
         except ShmbridgeError as error:
             self._sessions.remove(served)
             served.on_fault(error)
-        served.last_active = time.monotonic()
-        self.board.write(HostState.READY)
-        return True
+        finally:
+            self._answering = None
+            served.last_active = time.monotonic()
+            self.board.write(HostState.READY)
 
-    def _wait(self) -> None:
-        if self._sessions and spin(self._has_work, Deadline(_IDLE_SECONDS)):
-            return
+    def _sleep(self) -> None:
         poller = select.poll()
         poller.register(self.bell, select.POLLIN)
         if poller.poll(_IDLE_SECONDS * 1000):
@@ -216,13 +240,10 @@ class Worker:
             self.bell.silence()
 
     def end_if_idle(self, served: ServedSession, timeout: float) -> None:
-        """End a session that asked for nothing for so long. On the worker, which knows whether it was itself that was busy."""
+        """End a session that asked for nothing for so long. On the worker, because while it answers the session is not idle."""
         if served in self._sessions and not served.end.waiting and time.monotonic() - served.last_active > timeout:
             self._sessions.remove(served)
             served.on_fault(ClosedError(f"nothing was asked for during {timeout:.0f} s (--idle_timeout_s)"))
-
-    def _has_work(self) -> bool:
-        return bool(self._jobs) or any(served.end.waiting for served in self._sessions)
 
     def _finish(self) -> None:
         self._stopping = True

@@ -6,10 +6,11 @@ per-environment words of the protocol (names starting with ``@``), then the tens
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from shmbridge.errors import SpecError
 from shmbridge.policy import PolicySpecs
 from shmbridge.spec import TensorSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PAGE = 4096
 """Alignment of large fields and of slots. Fixed, so that a layout does not depend on the machine it was computed on."""
 LINE = 64
@@ -36,8 +37,8 @@ class ObservationHeader(NamedTuple):
     """Session the slot belongs to."""
     sequence: int
     """Number of the request, counted from 1."""
-    has_resets: int
-    """1 where ``@resets`` and ``@tasks`` were written, else 0 and they are not read."""
+    has_changes: int
+    """1 where ``@changes`` and ``@tasks`` were written, else 0 and they are not read."""
     all_rows: int
     """1 where every environment asks for an action, else 0 and ``@rows`` says which."""
 
@@ -52,6 +53,8 @@ class ActionHeader(NamedTuple):
     """An :class:`Outcome`."""
     infer_ns: int
     """Nanoseconds the policy took."""
+    all_rows: int
+    """1 where every environment is answered, else 0 and ``@rows`` says which."""
 
 
 class Outcome:
@@ -59,6 +62,16 @@ class Outcome:
 
     ANSWERED = 0
     FAILED = 1
+
+
+class Change:
+    """What ``@changes`` says of an environment, whose text is in ``@tasks``."""
+
+    NONE = 0
+    EPISODE = 1
+    """It begins an episode."""
+    INSTRUCTION = 2
+    """Its episode goes on under another instruction."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +109,11 @@ class Layout:
         return self.stride * slots
 
 
-def observation_layout(specs: Sequence[TensorSpec], num_envs: int) -> Layout:
-    """Lay out an observation slot: tensors are ``(num_envs, *spec.shape)``."""
-    words = [("@episodes", (num_envs,), "<u8"), ("@rows", (num_envs,), "|u1"), ("@resets", (num_envs,), "|u1"), ("@tasks", (num_envs,), f"|S{TASK_BYTES}")]
-    return _lay_out(ObservationHeader, words, specs, (num_envs,))
+def observation_layout(specs: Sequence[TensorSpec], num_envs: int, steps: int = 1) -> Layout:
+    """Lay out an observation slot: tensors are ``(num_envs, *spec.shape)``, or ``(num_envs, steps, *spec.shape)`` where several are stacked."""
+    each = (num_envs,)
+    words = [("@episodes", each, "<u8"), ("@rows", each, "|u1"), ("@changes", each, "|u1"), ("@tasks", each, f"|S{TASK_BYTES}")]
+    return _lay_out(ObservationHeader, words, specs, each if steps == 1 else (num_envs, steps))
 
 
 def action_layout(specs: Sequence[TensorSpec], num_envs: int, horizon: int) -> Layout:
@@ -117,7 +131,7 @@ class Layouts(NamedTuple):
 
 def session_layouts(specs: PolicySpecs, num_envs: int) -> Layouts:
     """Return both layouts of a session of ``num_envs`` environments."""
-    return Layouts(observation_layout(specs.observation, num_envs), action_layout(specs.action, num_envs, specs.horizon))
+    return Layouts(observation_layout(specs.observation, num_envs, specs.observation_steps), action_layout(specs.action, num_envs, specs.horizon))
 
 
 class Slot:
@@ -126,24 +140,30 @@ class Slot:
     Attributes:
         tensors: The arrays of the tensors by name. They are views and keep the memory alive, not its content.
         words: The arrays of the protocol, ``@episodes`` and so on.
+        read_words: Returns the slot's first words as plain numbers, in the order of the layout's header.
+        write_words: Writes them, one argument each.
+        episodes_held: What the writing side last wrote to ``@episodes``, so that it need not write the same again.
+        referents: The tensors and what they are views of: whoever keeps a view of a tensor adds to the references of one of them.
     """
 
     def __init__(self, layout: Layout, buffer: Any, index: int, *, writable: bool) -> None:
         self._header = layout.header
-        self._struct = struct.Struct(f"<{len(layout.header._fields)}Q")
-        self._start = index * layout.stride
-        self._buffer = buffer
-        arrays = {field.name: _array(buffer, field, self._start, writable) for field in layout.fields}
+        start, header = index * layout.stride, struct.Struct(f"<{len(layout.header._fields)}Q")
+        self.read_words: Callable[[], tuple[int, ...]] = functools.partial(header.unpack_from, buffer, start)
+        self.write_words: Callable[..., None] = functools.partial(header.pack_into, buffer, start)
+        arrays = {field.name: _array(buffer, field, start, writable) for field in layout.fields}
         self.words = {name: array for name, array in arrays.items() if name.startswith("@")}
         self.tensors = {name: array for name, array in arrays.items() if not name.startswith("@")}
+        self.episodes_held: np.ndarray | None = None
+        self.referents = [part for array in self.tensors.values() for part in (array, array.base)]
 
     def write_header(self, header: ObservationHeader | ActionHeader) -> None:
         """Write the slot's first words."""
-        self._struct.pack_into(self._buffer, self._start, *header)
+        self.write_words(*header)
 
     def read_header(self) -> Any:
         """Return the slot's first words as the layout's header tuple."""
-        return self._header._make(self._struct.unpack_from(self._buffer, self._start))
+        return self._header._make(self.read_words())
 
 
 def make_slots(layout: Layout, buffer: Any, count: int, *, writable: bool) -> list[Slot]:

@@ -8,11 +8,12 @@ import traceback
 import msgspec
 
 from shmbridge import errors
+from shmbridge.counters import RingStatistics, SessionStatistics
 from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, SharedMemoryFullError, ShmbridgeError
 from shmbridge.layout import FAILURE_BYTES
 from shmbridge.spec import TensorSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_SLOTS = 64
 MAX_TEXT_CHARS = 100_000
@@ -68,6 +69,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     observation: list[TensorSpec]
     action: list[TensorSpec]
     horizon: int
+    observation_steps: int
     slots: int
     observation_digest: str
     action_digest: str
@@ -100,15 +102,41 @@ class Stop(Message, frozen=True, tag="stop"):
 class Query(Message, frozen=True, tag="query"):
     """Client: who are you? Answered by :class:`Description`; no session is begun."""
 
+    details: bool = False
+    """Whether each client's tensors and rings are wanted too."""
+
+
+class SessionDescription(msgspec.Struct, frozen=True):
+    """What was agreed with one client, and where its slots are."""
+
+    generation: int
+    observation: list[TensorSpec]
+    action: list[TensorSpec]
+    horizon: int
+    observation_steps: int
+    slots: int
+    observation_digest: str
+    action_digest: str
+    observation_ring: RingStatistics
+    action_ring: RingStatistics
+
 
 class ClientDescription(msgspec.Struct, frozen=True):
     """One client of a host, for people."""
 
     client: str
+    uid: int
+    state: str
+    """``attaching``, ``idle``, ``waiting`` for its turn, or ``inferring``."""
     num_envs: int
-    sequence: int
     nbytes: int
+    """Shared memory of its rings."""
     seconds: float
+    """Since it was welcomed."""
+    rate: float
+    """Observations per second over the last few seconds."""
+    counters: SessionStatistics
+    session: SessionDescription | None = None
 
 
 class Description(Message, frozen=True, tag="description"):
@@ -117,8 +145,13 @@ class Description(Message, frozen=True, tag="description"):
     name: str
     version: str
     pid: int
+    uid: int
     policy: str
+    config_digest: str
     status: Status
+    seconds: float
+    """Since the host was started."""
+    max_sessions: int
     clients: list[ClientDescription]
 
 

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from shmbridge.errors import SpecError
+from shmbridge.errors import PolicyError, SpecError
 from shmbridge.spec import TensorSpec, as_tuple_of_specs
 
 MAX_HORIZON = 10_000
+MAX_OBSERVATION_STEPS = 1_000
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,25 @@ class PolicySpecs:
         observation: Specs picked out of what the simulator offers; only these are transferred.
         action: Specs of the actions, per environment and per step of the chunk.
         horizon: Steps in an action chunk, at least 1.
+        observation_steps: Observations that :meth:`Policy.infer` sees at a time, at least 1. The client stacks them.
     """
 
     observation: Sequence[TensorSpec]
     action: Sequence[TensorSpec]
     horizon: int = 1
+    observation_steps: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "observation", as_tuple_of_specs(self.observation, "observation"))
         object.__setattr__(self, "action", as_tuple_of_specs(self.action, "action"))
         if not 1 <= self.horizon <= MAX_HORIZON:
             raise SpecError(f"horizon must lie between 1 and {MAX_HORIZON}, not {self.horizon}")
+        if not 1 <= self.observation_steps <= MAX_OBSERVATION_STEPS:
+            raise SpecError(f"observation_steps must lie between 1 and {MAX_OBSERVATION_STEPS}, not {self.observation_steps}")
+
+    def observation_batch(self, num_envs: int) -> tuple[int, ...]:
+        """Return the axes in front of an observation's own: environments and, where several are stacked, steps."""
+        return (num_envs,) if self.observation_steps == 1 else (num_envs, self.observation_steps)
 
 
 class Policy(ABC):
@@ -78,14 +87,29 @@ class Policy(ABC):
             task: One text per entry of ``env_ids``; empty where the simulator gave none.
         """
 
+    def instruct(self, session: Any, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        """Take new instructions within running episodes. The rest of these environments' chunks will not be played.
+
+        The default refuses, because a policy that looks at its task in :meth:`reset` only would go on with the old one unnoticed.
+
+        Args:
+            session, env_ids, task: As in :meth:`reset`.
+
+        Raises:
+            PolicyError: This policy takes instructions at the beginning of an episode only.
+        """
+        name = type(self).__name__
+        raise PolicyError(f"the instruction changed within an episode, and {name} takes one at its beginning only; let it implement instruct()")
+
     @abstractmethod
     def infer(self, session: Any, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, np.ndarray]:
         """Map observations to action chunks.
 
         Args:
             session: What :meth:`new_session` returned.
-            observation: One read-only array per observation spec, ``(len(env_ids), *spec.shape)``. They are views of shared
-                memory, valid until this method returns; keep a copy, never a view.
+            observation: One read-only array per observation spec, ``(len(env_ids), *spec.shape)``, or ``(len(env_ids),
+                observation_steps, *spec.shape)``, oldest first, where several are stacked; an episode's first one stands for
+                those before it. They are views of shared memory, valid until this method returns; keep a copy, never a view.
             env_ids: Which environments the rows belong to, in order.
 
         Returns:

@@ -6,19 +6,21 @@ Hosts and local deployments run this very code.
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
+from shmbridge.counters import SessionStatistics
 from shmbridge.errors import PolicyError, PolicyRaisedError, RemoteProtocolError, SpecError
-from shmbridge.layout import ActionHeader, ObservationHeader, Outcome, Slot
+from shmbridge.layout import Change, Outcome, Slot
 from shmbridge.messages import MAX_SLOTS, encode_failure, failure_from_exception, policy_raised, words_of
 from shmbridge.policy import Policy, PolicySpecs
-from shmbridge.spec import TensorSpec, check_agreement, decode_text, describe, refuse_nan
+from shmbridge.spec import TensorSpec, check_agreement, conformity, decode_text, describe, refuse_nan
+from shmbridge.tasks import TaskChanges
 from shmbridge.transport.base import Agreement
 
 OFFERED = "offered by the simulator"
@@ -65,12 +67,13 @@ def warm_up(policy: Policy, agreement: Agreement) -> None:
     def once() -> Mapping[str, Any] | None:
         session = policy.new_session(agreement.num_envs)
         policy.reset(session, list(rows), [""] * agreement.num_envs)
-        zeros = {spec.name: _read_only(spec.generate(agreement.num_envs)) for spec in agreement.specs.observation}
+        batch = agreement.specs.observation_batch(agreement.num_envs)
+        zeros = {spec.name: _read_only(np.zeros((*batch, *spec.shape), spec.storage)) for spec in agreement.specs.observation}
         return policy.warm_up(session, zeros, list(rows))
 
     answer = run_policy_code(once)
     if answer is not None:
-        check_actions(answer, agreement.specs, agreement.num_envs)
+        ActionCheck(agreement.specs, agreement.num_envs).check(answer)
 
 
 def run_policy_code(call: Callable[[], Any]) -> Any:
@@ -87,33 +90,50 @@ def run_policy_code(call: Callable[[], Any]) -> Any:
         raise policy_raised(error) from None
 
 
-def check_actions(answer: Mapping[str, Any], specs: PolicySpecs, rows: int) -> dict[str, np.ndarray]:
-    """Return what a policy gave as arrays, ``(rows, horizon, *spec.shape)`` each.
+class ActionCheck:
+    """Whether what a policy gives is what its specs promise, for one number of rows."""
 
-    Raises:
-        PolicyRaisedError: A tensor is missing, unknown, of another shape or dtype, or holds NaN.
-    """
-    names = [spec.name for spec in specs.action]
-    if not isinstance(answer, Mapping) or set(answer) != set(names):
-        found = sorted(answer) if isinstance(answer, Mapping) else type(answer).__name__
-        raise PolicyRaisedError(f"the policy must return a dict of {sorted(names)}, it returned {found}")
-    return {spec.name: _check_action(answer[spec.name], spec, (rows, specs.horizon, *spec.shape)) for spec in specs.action}
+    def __init__(self, specs: PolicySpecs, rows: int) -> None:
+        self._specs = {spec.name: spec for spec in specs.action}
+        self._shapes = {spec.name: (rows, specs.horizon, *spec.shape) for spec in specs.action}
+        self._conforms = {name: conformity(shape, self._specs[name].storage) for name, shape in self._shapes.items()}
 
+    def check(self, answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the actions as arrays, ``(rows, horizon, *spec.shape)`` each.
 
-def _check_action(value: Any, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except Exception as error:  # whatever the policy returned decides what this raises
-        raise PolicyRaisedError(f"the policy returned {spec.name!r} as something that is no numpy array: {words_of(error)}") from None
-    if array.shape != shape or array.dtype != spec.storage:
-        expected, found = describe(shape, str(spec.storage)), describe(array.shape, str(array.dtype))
-        raise PolicyRaisedError(f"the policy returned {spec.name!r} as {found}; its specs promise {expected} (environments, horizon, …)")
-    if spec.is_floating:
+        Raises:
+            PolicyRaisedError: A tensor is missing, unknown, of another shape or dtype, or holds NaN.
+        """
+        actions: dict[str, np.ndarray] = {}
         try:
-            refuse_nan(array, f"the policy returned {spec.name!r}")
-        except SpecError as error:
-            raise PolicyRaisedError(str(error)) from None
-    return array
+            for name, conforms in self._conforms.items():
+                value = answer[name]
+                actions[name] = value if conforms(value) else self._look_closer(name, value)
+        except (KeyError, TypeError, IndexError):  # one is missing, or it is no mapping at all
+            raise self._wrong_names(answer) from None
+        if len(answer) != len(actions):
+            raise self._wrong_names(answer)
+        return actions
+
+    def _wrong_names(self, answer: object) -> PolicyRaisedError:
+        found = sorted(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
+        return PolicyRaisedError(f"the policy must return a dict of {sorted(self._specs)}, it returned {found}")
+
+    def _look_closer(self, name: str, value: Any) -> np.ndarray:
+        spec, shape = self._specs[name], self._shapes[name]
+        try:
+            array = np.asarray(value)
+        except Exception as error:  # whatever the policy returned decides what this raises
+            raise PolicyRaisedError(f"the policy returned {name!r} as something that is no numpy array: {words_of(error)}") from None
+        if array.shape != shape or array.dtype != spec.storage:
+            expected, found = describe(shape, str(spec.storage)), describe(array.shape, str(array.dtype))
+            raise PolicyRaisedError(f"the policy returned {name!r} as {found}; its specs promise {expected} (environments, horizon, …)")
+        if spec.is_floating:
+            try:
+                refuse_nan(array, "the policy returned", name)
+            except SpecError as error:
+                raise PolicyRaisedError(str(error)) from None
+        return array
 
 
 class PolicySession:
@@ -122,6 +142,9 @@ class PolicySession:
     Attributes:
         agreement: What was agreed.
         sequence: Number of the last observation that was begun.
+        rows: Environments inferred, summed over the observations.
+        failures: Observations that were answered by an exception of the policy.
+        infer_ns: Nanoseconds spent in the policy.
     """
 
     def __init__(self, policy: Policy, agreement: Agreement) -> None:
@@ -131,10 +154,13 @@ class PolicySession:
             PolicyRaisedError: ``new_session`` raised.
         """
         self.agreement = agreement
-        self.sequence = 0
+        self.sequence = self.rows = self.failures = self.infer_ns = 0
         self._policy = policy
         self._state = run_policy_code(lambda: policy.new_session(agreement.num_envs))
-        self._resets: dict[int, str] = {}
+        self._everyone = list(range(agreement.num_envs))
+        self._whole = ActionCheck(agreement.specs, agreement.num_envs)
+        self._changes = TaskChanges()
+        self._episodes = np.zeros(agreement.num_envs, np.uint64)
 
     def answer(self, observation: Slot, action: Slot) -> None:
         """Read an observation slot and write the action slot that answers it, with the policy's failure if it fails.
@@ -142,64 +168,89 @@ class PolicySession:
         Raises:
             RemoteProtocolError: The slot is not the next one of this session. Nothing was written.
         """
-        header = self._check_header(observation.read_header())
+        generation, sequence, has_changes, all_rows = observation.read_words()
+        if generation != self.agreement.generation or sequence != self.sequence + 1:
+            raise self._wrong_number(generation, sequence)
+        self.sequence = sequence
         started = time.perf_counter_ns()
         outcome = Outcome.ANSWERED
         try:
-            self._apply_resets(observation, header)
-            self._infer(observation, action, header)
+            if has_changes:
+                self._take_changes(observation)
+            if self._changes.waiting:
+                self._tell_changes()
+            self._infer(observation, action, all_rows)
         except Exception as error:  # the policy may raise anything; its client is told, and may go on
             ours = error if isinstance(error, PolicyError) else policy_raised(error)
             action.words["@failure"][...] = encode_failure(failure_from_exception(ours))
             outcome = Outcome.FAILED
-        np.copyto(action.words["@episodes"], observation.words["@episodes"])
-        action.write_header(ActionHeader(header.generation, header.sequence, outcome, time.perf_counter_ns() - started))
+            self.failures += 1
+        if action.episodes_held is not self._episodes:
+            np.copyto(action.words["@episodes"], self._episodes)
+            action.episodes_held = self._episodes
+        infer_ns = time.perf_counter_ns() - started
+        self.infer_ns += infer_ns
+        # Plain numbers in the order of ActionHeader.
+        action.write_words(generation, sequence, outcome, infer_ns, all_rows)
 
-    def _check_header(self, header: ObservationHeader) -> ObservationHeader:
-        if header.generation != self.agreement.generation or header.sequence != self.sequence + 1:
-            expected = f"observation {self.sequence + 1} of generation {self.agreement.generation:x}"
-            raise RemoteProtocolError(f"expected {expected}, found {header.sequence} of {header.generation:x}")
-        self.sequence = header.sequence
-        return header
+    def counters(self) -> SessionStatistics:
+        """Return what was counted so far. Any thread may call it."""
+        return SessionStatistics(self.sequence, self.rows, self.failures, self.infer_ns / 1e9)
 
-    def _apply_resets(self, observation: Slot, header: ObservationHeader) -> None:
-        if header.has_resets:
-            begun = np.flatnonzero(observation.words["@resets"])
-            self._resets.update(zip(begun.tolist(), decode_text(observation.words["@tasks"][begun]).tolist(), strict=True))
-        if self._resets:
-            # Kept until the policy took them: if it raises here, the next observation brings them again.
-            env_ids = sorted(self._resets)
-            self._policy.reset(self._state, env_ids, [self._resets[env_id] for env_id in env_ids])
-            self._resets.clear()
+    def _wrong_number(self, generation: int, sequence: int) -> RemoteProtocolError:
+        expected = f"observation {self.sequence + 1} of generation {self.agreement.generation:x}"
+        return RemoteProtocolError(f"expected {expected}, found {sequence} of {generation:x}")
 
-    def _infer(self, observation: Slot, action: Slot, header: ObservationHeader) -> None:
-        rows = range(self.agreement.num_envs) if header.all_rows else np.flatnonzero(observation.words["@rows"]).tolist()
-        kept_before = _references(observation)
-        place = slice(None) if header.all_rows else rows
-        _write(action, place, self._run(observation.tensors, list(rows), copy=not header.all_rows))
-        _refuse_kept_views(observation, kept_before)
+    def _take_changes(self, observation: Slot) -> None:
+        kinds, tasks = observation.words["@changes"], observation.words["@tasks"]
+        self._changes.begin(_told(kinds == Change.EPISODE, tasks))
+        self._changes.instruct(_told(kinds == Change.INSTRUCTION, tasks))
+        self._episodes = observation.words["@episodes"].copy()
 
-    def _run(self, tensors: Mapping[str, np.ndarray], env_ids: list[int], *, copy: bool) -> dict[str, np.ndarray]:
-        inputs = {name: _read_only(array[env_ids]) if copy else array for name, array in tensors.items()}
-        return check_actions(self._policy.infer(self._state, inputs, env_ids), self.agreement.specs, len(env_ids))
+    def _tell_changes(self) -> None:
+        # Kept until the policy took them: if it raises here, the next observation brings them again.
+        for tell, told in ((self._policy.reset, self._changes.episodes), (self._policy.instruct, self._changes.instructions)):
+            if told:
+                env_ids = sorted(told)
+                tell(self._state, env_ids, [told[env_id] for env_id in env_ids])
+                told.clear()
+        self._changes.clear()
+
+    def _infer(self, observation: Slot, action: Slot, all_rows: int) -> None:
+        before = [*map(getrefcount, observation.referents)]
+        if all_rows:
+            _write(action, ..., self._whole.check(self._policy.infer(self._state, dict(observation.tensors), self._everyone.copy())))
+            self.rows += self.agreement.num_envs
+        else:
+            self._infer_some(observation, action, np.flatnonzero(observation.words["@rows"]).tolist())
+        if [*map(getrefcount, observation.referents)] != before:
+            _refuse_kept_views(observation, before)
+
+    def _infer_some(self, observation: Slot, action: Slot, env_ids: list[int]) -> None:
+        inputs = {name: _read_only(array[env_ids]) for name, array in observation.tensors.items()}
+        check, answered = ActionCheck(self.agreement.specs, len(env_ids)), action.words["@rows"]
+        _write(action, env_ids, check.check(self._policy.infer(self._state, inputs, env_ids.copy())))  # a copy, because it is the policy's then
+        answered[:] = 0
+        answered[env_ids] = 1
+        self.rows += len(env_ids)
+
+
+def _told(chosen: np.ndarray, tasks: np.ndarray) -> dict[int, str]:
+    env_ids = np.flatnonzero(chosen)
+    return dict(zip(env_ids.tolist(), decode_text(tasks[env_ids]).tolist(), strict=True))
 
 
 def _write(action: Slot, place: Any, chunks: Mapping[str, np.ndarray]) -> None:
     # A function of its own, so that no variable of ours still holds a chunk, which may be a view, when references are counted.
     for name, chunk in chunks.items():
         action.tensors[name][place] = chunk
-    action.words["@rows"][:] = 0
-    action.words["@rows"][place] = 1
 
 
-def _references(slot: Slot) -> list[int]:
-    """Count who holds each tensor of a slot: the array itself, or a view of it, which holds its base."""
-    return [sys.getrefcount(array) + sys.getrefcount(array.base) for array in slot.tensors.values()]
-
-
-def _refuse_kept_views(slot: Slot, before: list[int]) -> None:
-    for name, old, new in zip(slot.tensors, before, _references(slot), strict=True):
-        if new > old:
+def _refuse_kept_views(slot: Slot, before: Sequence[int]) -> None:
+    """Raise if somebody holds a tensor of a slot, or a view of it, who did not before."""
+    grown = [getrefcount(part) > old for part, old in zip(slot.referents, before, strict=True)]
+    for number, name in enumerate(slot.tensors):
+        if grown[2 * number] or grown[2 * number + 1]:
             text = f"the policy kept a view of {name!r} after infer returned; that memory is about to be written again: keep a copy ({name!r}.copy())"
             raise PolicyRaisedError(text)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import cmath
 import difflib
+import functools
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +52,7 @@ class TensorSpec:
     @property
     def storage(self) -> np.dtype[Any]:
         """The numpy dtype in which the tensor lies in memory."""
-        if self.dtype == "bfloat16":
-            return np.dtype(np.uint16)
-        text = _TEXT.fullmatch(self.dtype)
-        return np.dtype(f"S{text[1]}") if text else np.dtype(self.dtype)
+        return _storage_of(self.dtype)
 
     @property
     def is_floating(self) -> bool:
@@ -81,13 +79,13 @@ class TensorSpec:
         Raises:
             SpecError: Shape or dtype differs, a text is too long, or a floating value is NaN.
         """
-        label = f"{what} {self.name!r}".strip()
-        found = encode_text(array, self, label) if self.storage.kind == "S" else np.asarray(array)
-        expected = (num_envs, *self.shape)
-        if found.shape != expected or found.dtype != self.storage:
-            raise SpecError(f"{label}: expected {describe(expected, self.dtype)}, found {describe(found.shape, str(found.dtype))}")
-        if self.is_floating:
-            refuse_nan(found, label)
+        storage, expected = _storage_of(self.dtype), (num_envs, *self.shape)
+        found = encode_text(array, self, f"{what} {self.name!r}".strip()) if storage.kind == "S" else np.asarray(array)
+        if found.shape != expected or found.dtype != storage:
+            label, told = f"{what} {self.name!r}".strip(), describe(found.shape, str(found.dtype))
+            raise SpecError(f"{label}: expected {describe(expected, self.dtype)}, found {told}")
+        if storage.kind in "fc":
+            refuse_nan(found, what, self.name)
         return found
 
     def __str__(self) -> str:
@@ -98,6 +96,15 @@ class TensorSpec:
 def describe(shape: Sequence[int], dtype: str) -> str:
     """Return a shape and dtype as people write them: ``(480, 640, 3) uint8``."""
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''}) {dtype}"
+
+
+@functools.cache
+def _storage_of(dtype: str) -> np.dtype[Any]:
+    # Asked for with every tensor of every observation.
+    if dtype == "bfloat16":
+        return np.dtype(np.uint16)
+    text = _TEXT.fullmatch(dtype)
+    return np.dtype(f"S{text[1]}") if text else np.dtype(dtype)
 
 
 def dtype_name(dtype: Any, tensor: str = "") -> str:
@@ -120,18 +127,40 @@ def dtype_name(dtype: Any, tensor: str = "") -> str:
     return str(found.name)
 
 
-def refuse_nan(array: np.ndarray, label: str) -> None:
+def conformity(shape: tuple[int, ...], storage: np.dtype[Any]) -> Callable[[Any], bool]:
+    """Return a function that tells at once whether a value is a numpy array of this shape and dtype without NaN.
+
+    It is asked about every tensor of every request. Where it says no, the value may still be convertible, or be Infinity that looks like NaN (see
+    :func:`refuse_nan`): then whoever asked looks closer.
+    """
+    vdot = np.vdot  # the one product that is silent about overflow
+    isnan = {"f": math.isnan, "c": cmath.isnan}.get(storage.kind)
+
+    def conforms(value: Any) -> bool:
+        if type(value) is not np.ndarray or value.shape != shape or value.dtype != storage:
+            return False
+        if isnan is None:
+            return True
+        return not isnan(vdot(value, value))
+
+    return conforms
+
+
+def refuse_nan(array: np.ndarray, what: str, name: str) -> None:
     """Raise SpecError if ``array`` holds a NaN. Infinity passes: depth cameras return it.
 
     One product x·x reads the array once and is NaN if an element is. (inf·inf is inf; a
     complex infinity can give NaN too, so the elements are looked at before anyone is blamed.)
+
+    Args:
+        array: Of any shape, with a batch axis in front.
+        what, name: Whose fault it is; joined only if needed.
     """
-    flat = array.ravel()
-    if not cmath.isnan(np.vdot(flat, flat)):
+    if not cmath.isnan(np.vdot(array, array)):
         return
     rows = np.unique(np.argwhere(np.isnan(array))[:, 0]).tolist()
     if rows:
-        raise SpecError(f"{label}: NaN in rows {rows}")
+        raise SpecError(f"{what} {name!r}".strip() + f": NaN in rows {rows}")
 
 
 def encode_text(texts: Any, spec: TensorSpec, label: str) -> np.ndarray:

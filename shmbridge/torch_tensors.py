@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,13 +51,13 @@ class TorchArrays:
         else:
             np.copyto(out, value)
 
-    def read(self, array: np.ndarray, spec: TensorSpec) -> Any:
+    def result(self, actions: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> Mapping[str, Any]:
+        return unflatten({spec.name: self._tensor(actions[spec.name], spec) for spec in specs})
+
+    def _tensor(self, array: np.ndarray, spec: TensorSpec) -> Any:
         if array.dtype.kind == "S":
             return array
         return _as_tensor(np.asarray(array, order="C"), torch.bfloat16 if spec.dtype == "bfloat16" else None).to(self._device)
-
-    def result(self, actions: Mapping[str, Any]) -> Mapping[str, Any]:
-        return unflatten(actions)
 
 
 def _as_tensor(array: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from shmbridge.counters import RingStatistics
 from shmbridge.errors import ClosedError, PeerLostError
-from shmbridge.layout import ActionHeader, Outcome, Slot, make_slots
+from shmbridge.layout import ActionHeader, Change, Outcome, Slot, make_slots
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import Failure, HostState, Status, encode_failure
 from shmbridge.transport.base import Agreement, Connection
@@ -18,8 +19,11 @@ from shmbridge.transport.base import Agreement, Connection
 class FakeConnection(Connection):
     """Publishes into a list and takes from one. With ``automatic`` every observation is answered at once, by itself plus the place in the chunk.
 
+    Where a header says that words were not written, they are neither looked at nor written here either.
+
     Attributes:
         published: Sequence numbers published, in order.
+        observations: What was in them: header, tensors, episodes, rows, resets and instructions.
         ready: Action slots that ``take`` will give.
         lent: How many observation slots may still be lent; fewer than one makes loans time out.
         lost: Raised by every call, once set.
@@ -28,6 +32,8 @@ class FakeConnection(Connection):
     path, peer = "nowhere", "host 'fake'"
 
     def __init__(self, agreement: Agreement, *, automatic: bool = True) -> None:
+        super().__init__()
+        super().__init__()
         self.agreement = agreement
         self.automatic = automatic
         self.published: list[int] = []
@@ -50,13 +56,15 @@ class FakeConnection(Connection):
         self._raise_if_lost()
         slot = self._written[len(self.published) % len(self._written)]
         header = slot.read_header()
+        told = self._told(slot) if header.has_changes else {}
         self.observations.append(
             {
                 "header": header,
                 "tensors": {name: array.copy() for name, array in slot.tensors.items()},
                 "episodes": slot.words["@episodes"].tolist(),
                 "rows": list(range(self.agreement.num_envs)) if header.all_rows else np.flatnonzero(slot.words["@rows"]).tolist(),
-                "resets": self._resets(slot) if header.has_resets else {},
+                "resets": told.get(Change.EPISODE, {}),
+                "instructions": told.get(Change.INSTRUCTION, {}),
             }
         )
         self.published.append(sequence)
@@ -65,19 +73,20 @@ class FakeConnection(Connection):
             self.answer()
 
     def answer(self, *, failure: Failure | None = None, **changes: Any) -> None:
-        """Answer the oldest unanswered observation; ``changes`` are made to the header, to ``rows`` or to ``episodes``."""
+        """Answer the oldest unanswered observation; ``changes`` are made to the header, or to whose ``rows`` are answered."""
         sequence = self.unanswered.popleft()
         seen = self.observations[sequence - 1]
         slot = self._answers[(sequence - 1) % len(self._answers)]
         steps = np.arange(self.agreement.specs.horizon, dtype=np.float32)
-        slot.tensors["action"][...] = seen["tensors"]["q"][:, None, :] + steps[None, :, None]
-        slot.words["@episodes"][:] = changes.pop("episodes", seen["episodes"])
+        newest = seen["tensors"]["q"] if self.agreement.specs.observation_steps == 1 else seen["tensors"]["q"][:, -1]
+        slot.tensors["action"][...] = newest[:, None, :] + steps[None, :, None]
+        all_rows = seen["header"].all_rows and "rows" not in changes
         slot.words["@rows"][:] = 0
-        slot.words["@rows"][changes.pop("rows", seen["rows"])] = 1
+        slot.words["@rows"][[] if all_rows else changes.pop("rows", seen["rows"])] = 1
         outcome = Outcome.ANSWERED
         if failure is not None:
             outcome, slot.words["@failure"][...] = Outcome.FAILED, encode_failure(failure)
-        header = ActionHeader(seen["header"].generation, sequence, outcome, 1_000_000)
+        header = ActionHeader(seen["header"].generation, sequence, outcome, 1_000_000, int(all_rows))
         slot.write_header(header._replace(**changes))
         self.ready.append(slot)
 
@@ -91,6 +100,19 @@ class FakeConnection(Connection):
 
     def release(self, slot: Slot) -> None:
         self.leases -= 1
+
+    @property
+    def arrived(self) -> int:
+        self._raise_if_lost()
+        return len(self.ready)
+
+    def statistics(self) -> tuple[RingStatistics, RingStatistics] | None:
+        slots = self.agreement.slots
+        taken = len(self.published) - len(self.unanswered) - len(self.ready)
+        return (
+            RingStatistics(slots, slots - len(self.unanswered), len(self.unanswered), len(self.published), 0),
+            RingStatistics(slots, slots - len(self.ready), len(self.ready), taken, self.leases),
+        )
 
     def host_status(self, deadline: Deadline) -> Status | None:
         self._raise_if_lost()
@@ -112,5 +134,6 @@ class FakeConnection(Connection):
             raise self.lost
 
     @staticmethod
-    def _resets(slot: Slot) -> dict[int, str]:
-        return {int(row): slot.words["@tasks"][row].decode() for row in np.flatnonzero(slot.words["@resets"])}
+    def _told(slot: Slot) -> dict[int, dict[int, str]]:
+        kinds, tasks = slot.words["@changes"], slot.words["@tasks"]
+        return {kind: {int(row): tasks[row].decode() for row in np.flatnonzero(kinds == kind)} for kind in (Change.EPISODE, Change.INSTRUCTION)}

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 import shmbridge
-from shmbridge.layout import ActionHeader, Layouts, ObservationHeader, Slot, make_slots, session_layouts
+from shmbridge.errors import ShmbridgeError
+from shmbridge.layout import ActionHeader, Change, Layouts, ObservationHeader, Slot, make_slots, session_layouts
 from shmbridge.policy import PolicySpecs
 from shmbridge.spec import TensorSpec
 from shmbridge.transport.base import Agreement
@@ -175,10 +176,31 @@ ACTION = TensorSpec("action", (3,), "float32")
 
 
 def make_agreement(
-    num_envs: int = 2, *, horizon: int = 4, slots: int = 2, observation: Sequence[TensorSpec] = (OBSERVATION,), action: Sequence[TensorSpec] = (ACTION,)
+    num_envs: int = 2,
+    *,
+    horizon: int = 4,
+    slots: int = 2,
+    observation: Sequence[TensorSpec] = (OBSERVATION,),
+    action: Sequence[TensorSpec] = (ACTION,),
+    observation_steps: int = 1,
 ) -> Agreement:
     """Return an agreement as a handshake would."""
-    return Agreement(7, "sample", "digest", PolicySpecs(observation, action, horizon), num_envs, slots)
+    return Agreement(7, "sample", "digest", PolicySpecs(observation, action, horizon, observation_steps), num_envs, slots)
+
+
+class Line:
+    """What tells the end of a ring whether its peer is lost; the test says when.
+
+    Attributes:
+        ended: Raised by the ring, once set.
+    """
+
+    def __init__(self) -> None:
+        self.ended: ShmbridgeError | None = None
+
+    def raise_ended(self) -> NoReturn:
+        assert self.ended is not None
+        raise self.ended
 
 
 class SlotPair:
@@ -201,6 +223,7 @@ class SlotPair:
         generation: int = 7,
         rows: Sequence[int] | None = None,
         resets: dict[int, str] | None = None,
+        instructions: dict[int, str] | None = None,
         episodes: Any = 1,
         **tensors: Any,
     ) -> None:
@@ -212,11 +235,13 @@ class SlotPair:
         if rows is not None:
             slot.words["@rows"][:] = 0
             slot.words["@rows"][list(rows)] = 1
-        if resets is not None:
-            slot.words["@resets"][:] = 0
-            for row, task in resets.items():
-                slot.words["@resets"][row], slot.words["@tasks"][row] = 1, task.encode()
-        slot.write_header(ObservationHeader(generation, sequence, int(resets is not None), int(rows is None)))
+        changes = [(Change.EPISODE, row, task) for row, task in (resets or {}).items()]
+        changes += [(Change.INSTRUCTION, row, task) for row, task in (instructions or {}).items()]
+        if changes:
+            slot.words["@changes"][:] = Change.NONE
+        for kind, row, task in changes:
+            slot.words["@changes"][row], slot.words["@tasks"][row] = kind, task.encode()
+        slot.write_header(ObservationHeader(generation, sequence, int(bool(changes)), int(rows is None)))
 
     @property
     def answer(self) -> ActionHeader:
@@ -232,4 +257,7 @@ class SlotPair:
 
     @property
     def answered_rows(self) -> list[int]:
+        """Whom the action slot answers."""
+        if self.answer.all_rows:
+            return list(range(len(self.action.words["@rows"])))
         return np.flatnonzero(self.action.words["@rows"]).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -135,3 +136,63 @@ class TakesAll(Affine):
 
     def infer(self, session: Any, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, np.ndarray]:
         return {"action": np.zeros((len(env_ids), self.horizon, 3), np.float32)}
+
+
+class Instructed(Affine):
+    """Affine, and takes instructions within an episode.
+
+    Attributes:
+        instructions: Every one, as ``(env_ids, tasks)``.
+    """
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.instructions: list[tuple[list[int], list[str]]] = []
+
+    def instruct(self, session: Any, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        self.instructions.append((list(env_ids), list(task)))
+
+
+class Remembering(Affine):
+    """Wants everything that is offered, the last three observations of it.
+
+    Attributes:
+        seen: Copies of what was seen, one per inference.
+    """
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.seen: list[dict[str, np.ndarray]] = []
+
+    def specs(self, offered: Mapping[str, shmbridge.TensorSpec]) -> shmbridge.PolicySpecs:
+        action = [shmbridge.TensorSpec("action", (3,), "float32")]
+        return shmbridge.PolicySpecs(list(offered.values()), action, self.horizon, observation_steps=3)
+
+    def infer(self, session: Any, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, np.ndarray]:
+        self.seen.append({name: array.copy() for name, array in observation.items()})
+        return {"action": np.zeros((len(env_ids), self.horizon, 3), np.float32)}
+
+
+class Telling(Instructed):
+    """Its actions are made of the last three observations and of what it was told last."""
+
+    def specs(self, offered: Mapping[str, shmbridge.TensorSpec]) -> shmbridge.PolicySpecs:
+        return dataclasses.replace(super().specs(offered), observation_steps=3)
+
+    def new_session(self, num_envs: int) -> list[float]:
+        return [0.0] * num_envs
+
+    def reset(self, session: list[float], env_ids: Sequence[int], task: Sequence[str]) -> None:
+        super().reset(session, env_ids, task)
+        for env_id, text in zip(env_ids, task, strict=True):
+            session[env_id] = float(sum(text.encode()))
+
+    def instruct(self, session: list[float], env_ids: Sequence[int], task: Sequence[str]) -> None:
+        super().instruct(session, env_ids, task)
+        for env_id, text in zip(env_ids, task, strict=True):
+            session[env_id] = -float(sum(text.encode()))
+
+    def infer(self, session: list[float], observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, np.ndarray]:
+        weighed = observation["q"] @ np.array([1, 10, 100], np.float32)  # (rows, 3): one number per step seen
+        told = np.array([session[env_id] for env_id in env_ids], np.float32)
+        return {"action": np.repeat((weighed + told[:, None])[:, None], self.horizon, axis=1)}

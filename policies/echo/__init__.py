@@ -18,5 +18,8 @@ class EchoPolicy(shmbridge.Policy):
     def specs(self, offered: Mapping[str, shmbridge.TensorSpec]) -> shmbridge.PolicySpecs:
         return shmbridge.PolicySpecs(observation=list(offered.values()), action=list(offered.values()))
 
+    def instruct(self, session: None, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        """Go on as before: no instruction makes a difference."""
+
     def infer(self, session: None, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> dict[str, np.ndarray]:
         return {name: array[:, np.newaxis].copy() for name, array in observation.items()}

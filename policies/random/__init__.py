@@ -55,6 +55,9 @@ class RandomPolicy(shmbridge.Policy):
     def new_session(self, num_envs: int) -> list[np.random.Generator]:
         return [np.random.default_rng([self._config.random_seed, env_id]) for env_id in range(num_envs)]
 
+    def instruct(self, session: list[np.random.Generator], env_ids: Sequence[int], task: Sequence[str]) -> None:
+        """Go on as before: no instruction makes a difference."""
+
     def infer(
         self,
         session: list[np.random.Generator],

@@ -44,5 +44,8 @@ class ZeroPolicy(shmbridge.Policy):
     def specs(self, offered: Mapping[str, shmbridge.TensorSpec]) -> shmbridge.PolicySpecs:
         return shmbridge.PolicySpecs(observation=list(offered.values()), action=[self._action], horizon=self._horizon)
 
+    def instruct(self, session: None, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        """Go on as before: no instruction makes a difference."""
+
     def infer(self, session: None, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> dict[str, np.ndarray]:
         return {self._action.name: np.zeros((len(env_ids), self._horizon, *self._action.shape), self._action.storage)}

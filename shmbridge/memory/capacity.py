@@ -34,8 +34,13 @@ def cgroup_room(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgro
     Pages of the file cache that can be dropped count as free, as in the ``working set`` of Kubernetes: limit − (usage −
     inactive_file).
     """
-    rooms = [room for folder, names in _cgroup_folders(root, membership) if (room := _read_cgroup(folder, names)) is not None]
+    rooms = [room for group in _cgroups("memory", root, membership) if (room := _read_memory(group)) is not None]
     return min(rooms, key=lambda room: room.free, default=None)
+
+
+def cgroup_cores(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:
+    """Return how many cores' time this process's control group allows, or None where none limits it."""
+    return min((cores for group in _cgroups("cpu", root, membership) if (cores := _read_cores(group)) is not None), default=None)
 
 
 def check_room(needed: int, purpose: str) -> None:
@@ -70,16 +75,23 @@ _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _cgroup_folders(root: str, membership: str) -> list[tuple[Path, tuple[str, str, str]]]:
+class _Group(NamedTuple):
+    """A control group's folder, and whether it is one of version 2, which names its files differently."""
+
+    folder: Path
+    is_v2: bool
+
+
+def _cgroups(controller: str, root: str, membership: str) -> list[_Group]:
     # Inside a container's own namespace the group is the mount's root; outside it lies at the path told. Ancestors limit too.
-    folders: list[tuple[Path, tuple[str, str, str]]] = []
+    groups: list[_Group] = []
     for line in _read(Path(membership)).splitlines():
         _, controllers, path = line.split(":", 2)
-        base, names = (Path(root), _V2) if not controllers else (Path(root, "memory"), _V1)
-        if not controllers or "memory" in controllers.split(","):
-            inside = [base, *(Path(f"{base}{step}") for step in _ancestors(path))]
-            folders += [(folder, names) for folder in inside]
-    return folders
+        is_v2 = not controllers
+        base = Path(root) if is_v2 else Path(root, controller)
+        if is_v2 or controller in controllers.split(","):
+            groups += [_Group(folder, is_v2) for folder in (base, *(Path(f"{base}{step}") for step in _ancestors(path)))]
+    return groups
 
 
 def _ancestors(path: str) -> list[str]:
@@ -87,13 +99,22 @@ def _ancestors(path: str) -> list[str]:
     return ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _read_cgroup(folder: Path, names: tuple[str, str, str]) -> Room | None:
+def _read_memory(group: _Group) -> Room | None:
+    folder, names = group.folder, _V2 if group.is_v2 else _V1
     limit, usage = _read(folder / names[0]).strip(), _read(folder / names[1]).strip()
     if not limit.isdigit() or not usage.isdigit() or int(limit) > 1 << 60:
         return None
     statistics = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
     used = int(usage) - int(statistics.get(names[2], "0"))
     return Room("the memory control group", max(0, int(limit) - used), int(limit))
+
+
+def _read_cores(group: _Group) -> float | None:
+    files = ["cpu.max"] if group.is_v2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    words = [word for name in files for word in _read(group.folder / name).split()]
+    if len(words) != 2 or not all(word.isdigit() for word in words) or int(words[1]) == 0:
+        return None  # "max" or -1: no limit
+    return int(words[0]) / int(words[1])
 
 
 def _read(path: Path) -> str:

@@ -14,7 +14,7 @@ import posix_ipc  # type: ignore[import-not-found, unused-ignore]  # ships no ty
 
 from shmbridge.errors import SegmentNotReadyError, SharedMemoryFullError
 from shmbridge.memory.naming import SHM, semaphore_path
-from shmbridge.memory.waiting import Deadline, spin
+from shmbridge.memory.waiting import SPIN_SECONDS, Deadline
 
 OWNER_ONLY = 0o600
 _SEM_T_BYTES = 32
@@ -39,23 +39,16 @@ if _HAS_CLOCKWAIT:
     _libc.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
 
 
-class Semaphore:
+class Semaphore(posix_ipc.Semaphore):  # type: ignore[misc, unused-ignore]  # of a class without types
     """A POSIX semaphore shared between processes: ``release`` is a release, ``acquire`` an acquire in the memory model's sense.
 
-    posix_ipc posts, looks and tries. Blocking goes through glibc on the very same ``sem_t`` (``sem_open`` of one name returns one
-    address within a process), because posix_ipc's own wait swallows what a signal handler raises, Ctrl-C included, and follows
-    the wall clock.
+    posix_ipc posts (``release``), looks (``value``) and tries. Blocking goes through glibc on the very same ``sem_t`` (``sem_open`` of
+    one name returns one address within a process), because posix_ipc's own wait swallows what a signal handler raises, Ctrl-C
+    included, and follows the wall clock. A subclass and not a wrapper, because each look costs three times as much through one.
     """
 
-    def __init__(self, name: str, inner: posix_ipc.Semaphore) -> None:
-        self._inner = inner
-        self._address = _libc.sem_open(name.encode(), 0)
-        if not self._address:
-            number = ctypes.get_errno()
-            inner.close()
-            raise SegmentNotReadyError(f"semaphore {name} vanished while it was opened: {os.strerror(number)}")
-        self.release = inner.release
-        self._try = inner.acquire
+    _try = posix_ipc.Semaphore.acquire
+    _address: int | None = None
 
     @classmethod
     def create(cls, name: str, value: int, *, mode: int = OWNER_ONLY) -> Semaphore:
@@ -65,13 +58,13 @@ class Semaphore:
             SharedMemoryFullError: No page was left for it.
         """
         try:
-            inner = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=mode, initial_value=value)
+            made = cls(name, posix_ipc.O_CREX, mode=mode, initial_value=value)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise SharedMemoryFullError(f"{SHM} has no page left for a semaphore; {HOW_TO_GROW}") from None
             raise
         os.chmod(semaphore_path(name), mode)  # the umask took bits away from the mode above
-        return cls(name, inner)
+        return made._found(name)
 
     @classmethod
     def open(cls, name: str) -> Semaphore:
@@ -84,21 +77,24 @@ class Semaphore:
         try:
             if os.stat(path).st_size < _SEM_T_BYTES:
                 raise SegmentNotReadyError(f"{path} is unfinished: its maker died while making it")
-            return cls(name, posix_ipc.Semaphore(name))
+            return cls(name)._found(name)
         except (FileNotFoundError, posix_ipc.ExistentialError):
             text = f"{path} is not here: the host has another {SHM}. Both containers must mount the same tmpfs at {SHM}"
             raise SegmentNotReadyError(text) from None
         except posix_ipc.PermissionsError:
             raise SegmentNotReadyError(f"{path} belongs to another user; run both sides as the same user") from None
 
-    @property
-    def value(self) -> int:
-        """How many acquires would succeed now."""
-        return int(self._inner.value)
+    def _found(self, name: str) -> Semaphore:
+        self._address = _libc.sem_open(name.encode(), 0)
+        if not self._address:
+            number = ctypes.get_errno()
+            super().close()
+            raise SegmentNotReadyError(f"semaphore {name} vanished while it was opened: {os.strerror(number)}")
+        return self
 
     def try_acquire(self) -> bool:
         """Take one if there is one. Looks first, because a failed try costs an exception."""
-        if self._inner.value <= 0:
+        if self.value <= 0:
             return False
         try:
             self._try(0)
@@ -108,8 +104,20 @@ class Semaphore:
 
     def acquire(self, deadline: Deadline) -> bool:
         """Take one, waiting for it; return False if the deadline passes first. Exceptions of signal handlers come through."""
-        if spin(lambda: self._inner.value > 0, deadline) and self.try_acquire():
-            return True
+        spin_end = 0.0
+        while self.value <= 0:
+            now = time.monotonic()
+            spin_end = spin_end or now + SPIN_SECONDS
+            if now >= spin_end or now >= deadline.at:
+                return self._block(deadline)
+            os.sched_yield()
+        try:
+            self._try(0)
+        except posix_ipc.BusyError:  # somebody else took it: not in a ring, where each semaphore has one waiter
+            return self.acquire(deadline)
+        return True
+
+    def _block(self, deadline: Deadline) -> bool:
         while not deadline.passed:
             if (self._block_until if _HAS_CLOCKWAIT else self._block_a_slice)(deadline):
                 return True
@@ -119,7 +127,7 @@ class Semaphore:
         """Let go of it. No thread may be in :meth:`acquire`: that would be a segmentation fault."""
         if self._address:
             _libc.sem_close(self._address)
-            self._inner.close()
+            super().close()
             self._address = None
 
     def _block_until(self, deadline: Deadline) -> bool:
@@ -207,13 +215,17 @@ def unmap(mapping: mmap.mmap) -> bool:
     return True
 
 
-def lock_file(path: str) -> int | None:
+def lock_file(path: str, *, create: bool = True) -> int | None:
     """Take the lock at ``path``, making the file if need be; return its descriptor, or None if a living process has it.
 
     The kernel releases it when the process ends, however that happens.
+
+    Raises:
+        FileNotFoundError: There is no such file, and none is to be made.
     """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+        descriptor = os.open(path, flags, OWNER_ONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The former owner may have unlinked the file between our open and our lock: then ours locks nothing.

@@ -5,7 +5,7 @@ Two counting semaphores carry everything between the sides, and nothing else ord
 * ``full`` counts slots published and not taken. ``publish`` posts it after the last write; ``take`` acquires it before the first read.
 * ``free`` counts slots that may be lent. ``release`` posts it after the last read; ``loan`` acquires it before the first write.
 
-Each side keeps its own cursor; both start at 0 and each goes round in order, so they need not be shared. A side killed between two of its
+Each side counts for itself how many slots it moved, and goes round in order, so no place need be shared. A side killed between two of its
 instructions leaves a count one lower than it could be, never one higher: the other side sees a slot that never comes, and learns
 of the death elsewhere.
 
@@ -16,26 +16,35 @@ after every acquire, before anything is read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
 
-from shmbridge.errors import LocalProtocolError
+from shmbridge.counters import RingStatistics
+from shmbridge.errors import LocalProtocolError, ShmbridgeError
 from shmbridge.layout import Slot
 from shmbridge.memory.posix import Semaphore
 from shmbridge.memory.waiting import Deadline
 
-RaiseIfLost = Callable[[], None]
-"""Raises PeerLostError or ClosedError once the session is over, else returns."""
+
+class Line(Protocol):
+    """What tells whether the peer is lost."""
+
+    ended: ShmbridgeError | None
+    """None as long as it is not. Set before the posts that wake a waiter."""
+
+    def raise_ended(self) -> NoReturn:
+        """Raise PeerLostError or ClosedError."""
 
 
 class Producer:
     """The writing end. One thread uses it at a time."""
 
-    def __init__(self, slots: Sequence[Slot], free: Semaphore, full: Semaphore, raise_if_lost: RaiseIfLost) -> None:
+    def __init__(self, slots: Sequence[Slot], free: Semaphore, full: Semaphore, line: Line) -> None:
         self._slots = slots
         self._free = free
         self._full = full
-        self._raise_if_lost = raise_if_lost
-        self._cursor = 0
+        self._line = line
+        self._moved = 0
         self._lent: Slot | None = None
 
     def loan(self, deadline: Deadline) -> Slot | None:
@@ -44,18 +53,20 @@ class Producer:
         Raises:
             PeerLostError: The consumer is gone.
         """
-        self._raise_if_lost()
+        if self._line.ended is not None:
+            self._line.raise_ended()
         if self._lent is None:
             # SYNC POINT: pairs with Consumer.release. Its reads of this slot happened before our writes to it.
             acquired = self._free.acquire(deadline)
-            self._raise_if_lost()
-            self._lent = self._slots[self._cursor] if acquired else None
+            if self._line.ended is not None:
+                self._line.raise_ended()
+            self._lent = self._slots[self._moved % len(self._slots)] if acquired else None
         return self._lent
 
     def try_loan(self) -> Slot | None:
         """As :meth:`loan`, without waiting."""
         if self._lent is None and self._free.try_acquire():
-            self._lent = self._slots[self._cursor]
+            self._lent = self._slots[self._moved % len(self._slots)]
         return self._lent
 
     def publish(self) -> None:
@@ -66,11 +77,15 @@ class Producer:
         """
         if self._lent is None:
             raise LocalProtocolError("nothing is lent: loan a slot before publishing it")
-        self._cursor = (self._cursor + 1) % len(self._slots)
+        self._moved += 1
         self._lent = None
-        # SYNC POINT: pairs with Consumer.take. All our writes to the slot happen before its reads of it. The cursor moved
+        # SYNC POINT: pairs with Consumer.take. All our writes to the slot happen before its reads of it. We moved on
         # first: killed in between, we published nothing; the other order could publish the same slot twice.
         self._full.release()
+
+    def statistics(self) -> RingStatistics:
+        """Return where the ring stands, as seen from here. Not while it is being closed."""
+        return RingStatistics(len(self._slots), self._free.value, self._full.value, self._moved, int(self._lent is not None))
 
     def forget(self) -> None:
         """Let go of the slots, and so of their memory. The ring is over."""
@@ -80,19 +95,19 @@ class Producer:
 class Consumer:
     """The reading end. One thread uses it at a time."""
 
-    def __init__(self, slots: Sequence[Slot], free: Semaphore, full: Semaphore, raise_if_lost: RaiseIfLost) -> None:
+    def __init__(self, slots: Sequence[Slot], free: Semaphore, full: Semaphore, line: Line) -> None:
         self._slots = slots
         self._free = free
         self._full = full
-        self._raise_if_lost = raise_if_lost
-        self._cursor = 0
+        self._line = line
+        self._moved = 0
         self._leases: deque[Slot] = deque()
         self._ended: set[int] = set()
 
     @property
     def waiting(self) -> int:
         """How many published slots could be taken now."""
-        return self._full.value
+        return int(self._full.value)
 
     def take(self, deadline: Deadline) -> Slot | None:
         """Return the next published slot, to be read until :meth:`release`; None if the deadline passes first.
@@ -100,17 +115,20 @@ class Consumer:
         Raises:
             PeerLostError: The producer is gone. What it published and we did not take is not read any more.
         """
-        self._raise_if_lost()
+        if self._line.ended is not None:
+            self._line.raise_ended()
         # SYNC POINT: pairs with Producer.publish.
         acquired = self._full.acquire(deadline)
-        self._raise_if_lost()
+        if self._line.ended is not None:
+            self._line.raise_ended()
         return self._lease() if acquired else None
 
     def try_take(self) -> Slot | None:
         """As :meth:`take`, without waiting."""
         if not self._full.try_acquire():
             return None
-        self._raise_if_lost()
+        if self._line.ended is not None:
+            self._line.raise_ended()
         return self._lease()
 
     def release(self, slot: Slot) -> None:
@@ -119,21 +137,32 @@ class Consumer:
         Raises:
             LocalProtocolError: The slot is not leased.
         """
+        if len(self._leases) == 1 and self._leases[0] is slot:  # nearly always
+            self._give_back()
+            return
         if not any(slot is lease for lease in self._leases) or id(slot) in self._ended:
             raise LocalProtocolError("this slot is not leased: each is released once")
         self._ended.add(id(slot))
         while self._leases and id(self._leases[0]) in self._ended:
-            self._ended.remove(id(self._leases.popleft()))
-            # SYNC POINT: pairs with Producer.loan.
-            self._free.release()
+            self._ended.remove(id(self._leases[0]))
+            self._give_back()
+
+    def statistics(self) -> RingStatistics:
+        """Return where the ring stands, as seen from here. Not while it is being closed."""
+        return RingStatistics(len(self._slots), self._free.value, self._full.value, self._moved, len(self._leases))
 
     def forget(self) -> None:
         """Let go of the slots, and so of their memory. The ring is over."""
         self._slots = ()
         self._leases.clear()
 
+    def _give_back(self) -> None:
+        self._leases.popleft()
+        # SYNC POINT: pairs with Producer.loan.
+        self._free.release()
+
     def _lease(self) -> Slot:
-        slot = self._slots[self._cursor]
-        self._cursor = (self._cursor + 1) % len(self._slots)
+        slot = self._slots[self._moved % len(self._slots)]
+        self._moved += 1
         self._leases.append(slot)
         return slot

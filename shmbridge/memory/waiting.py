@@ -20,9 +20,11 @@ class Deadline:
         timeout: Seconds it was made with, for messages.
     """
 
+    __slots__ = ("at", "timeout")
+
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.at = time.monotonic() + min(timeout, LONGEST_SECONDS)
+        self.at = time.monotonic() + (timeout if timeout < LONGEST_SECONDS else LONGEST_SECONDS)
 
     @property
     def remaining(self) -> float:

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from shmbridge.client import Client
 from shmbridge.connecting import connect
 from shmbridge.environment import Autoreset, Environment, Step
+from shmbridge.errors import PolicyError, PolicyRaisedError
 from shmbridge.policy import Policy
 from shmbridge.spec import TensorSpec
 
-_ROUNDS = 3
+_ROUNDS = 4
+_RESET_IN, _INSTRUCT_IN = 1, 2
+"""Rounds, with others behind them in which what is shared between sessions shows."""
 _OLD_BYTE = 85
 
 
@@ -20,7 +24,8 @@ def check_policy(make_policy: Callable[[], Policy], offered: Sequence[TensorSpec
     """Check a policy against its contract.
 
     It must accept what is offered, return what its specs promise for all and for some environments, leave observations alone and keep no
-    view of them, and keep the state of two sessions apart: interleaved they must act as each alone, bit for bit.
+    view of them, begin new episodes in some environments, take an instruction within an episode or refuse it, and keep the state of two
+    sessions apart: interleaved they must act as each alone, bit for bit.
 
     Args:
         make_policy: Makes a fresh one; called several times.
@@ -48,19 +53,36 @@ def _play(policy: Policy, offered: Sequence[TensorSpec], num_envs: int, seeds: S
         clients = [connect(policy, observation_specs=offered, num_envs=num_envs) for _ in seeds]
         generators = [np.random.default_rng(seed) for seed in seeds]
         played: list[list[dict[str, np.ndarray]]] = [[] for _ in seeds]
-        for _ in range(_ROUNDS):
-            for client, generator, chunks in zip(clients, generators, played, strict=True):
-                chunks.append(dict(client.infer(_sample(offered, num_envs, generator)).actions))
+        for number in range(_ROUNDS):
+            for client, generator, seed, chunks in zip(clients, generators, seeds, played, strict=True):
+                if number == _RESET_IN:
+                    client.reset([0])
+                if number == _INSTRUCT_IN:
+                    client.instruct([0], f"instruction {seed}")
+                chunks.append(_infer(client, _sample(offered, num_envs, generator=generator)))
         return played
     finally:
         policy.close()
+
+
+def _infer(client: Client, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the chunk; where an instruction is refused, begin an episode with it instead, as the caller of such a policy has to."""
+    try:
+        return dict(client.infer(observation).actions)
+    except PolicyRaisedError as error:
+        asked = "instruct must take a text or refuse it by raising shmbridge.PolicyError"
+        assert "in instruct\n" not in error.remote_traceback, f"{asked}; it raised {error.error_type}"
+        raise
+    except PolicyError:
+        client.reset([0])
+        return dict(client.infer(observation).actions)
 
 
 def _check_subset(policy: Policy, offered: Sequence[TensorSpec], num_envs: int) -> None:
     specs = policy.specs({spec.name: spec for spec in offered})
     session = policy.new_session(num_envs)
     policy.reset(session, list(range(num_envs)), [""] * num_envs)
-    rows = _sample(specs.observation, 1, np.random.default_rng(0))
+    rows = _sample(specs.observation, *specs.observation_batch(1), generator=np.random.default_rng(0))
     answer = policy.infer(session, rows, [num_envs - 1])
     for spec in specs.action:
         found = np.asarray(answer[spec.name]).shape
@@ -100,7 +122,7 @@ def _run_steps(environment: Environment, steps: int, seed: int, *, fill: int) ->
     seen = [_copied(out)]
     generator = np.random.default_rng(seed)
     for _ in range(steps):
-        action = _sample(environment.specs.action, environment.num_envs, generator)
+        action = _sample(environment.specs.action, environment.num_envs, generator=generator)
         step = environment.step(action, out=out)
         _check_step(environment, step)
         seen.append(_copied(out))
@@ -134,7 +156,7 @@ def _check_mask(environment: Environment, seed: int) -> None:
     out = _buffers(environment)
     environment.reset(seed=_seeds(environment, seed), options={}, out=out)
     # One step first, or a reset of everything to a fixed start would look like no reset at all.
-    environment.step(_sample(environment.specs.action, environment.num_envs, np.random.default_rng(seed)), out=out)
+    environment.step(_sample(environment.specs.action, environment.num_envs, generator=np.random.default_rng(seed)), out=out)
     before = _copied(out)
     mask = np.zeros(environment.num_envs, np.bool_)
     mask[0] = True
@@ -158,9 +180,9 @@ def _seeds(environment: Environment, seed: int) -> list[int | None]:
     return [seed + env_id for env_id in range(environment.num_envs)]
 
 
-def _sample(specs: Sequence[TensorSpec], num_envs: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return random values: small floats, whole numbers 0 and 1 (valid for every Discrete space), bytes of any value."""
-    return {spec.name: _sample_one(spec, (num_envs, *spec.shape), generator) for spec in specs}
+def _sample(specs: Sequence[TensorSpec], *batch: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return random values: small floats, whole numbers 0 and 1 (valid for every Discrete space), in images bytes of any value."""
+    return {spec.name: _sample_one(spec, (*batch, *spec.shape), generator) for spec in specs}
 
 
 def _sample_one(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
@@ -168,7 +190,7 @@ def _sample_one(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.G
         return generator.uniform(-1, 1, shape).astype(spec.storage)
     if spec.storage.kind == "S" or spec.dtype == "bfloat16":
         return np.zeros(shape, spec.storage)
-    return generator.integers(0, 256 if spec.dtype == "uint8" and len(shape) > 2 else 2, shape).astype(spec.storage)
+    return generator.integers(0, 256 if spec.dtype == "uint8" and len(spec.shape) > 1 else 2, shape).astype(spec.storage)
 
 
 def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -20,22 +20,27 @@ BLOCK_AT = -2.0
 
 
 class MarkingPolicy(Policy):
-    """Answers each environment with ``(mark, env_id, resets, place in the chunk)``.
+    """Answers each environment with ``(mark, env_id, resets, place in the chunk)``, the mark being that of the newest observation.
 
     Attributes:
         gate: Set at first; where it is cleared, an observation marked :data:`BLOCK_AT` waits for it, at most ten seconds.
         tasks: Every reset, as ``(env_id, task)``.
+        instructions: Every instruction within an episode, likewise.
+        stacks: Per inference, the marks that were seen, ``(len(env_ids), observation_steps)``; kept where there are several steps.
     """
 
-    def __init__(self, config: Any = None, *, horizon: int = 1) -> None:
+    def __init__(self, config: Any = None, *, horizon: int = 1, observation_steps: int = 1) -> None:
         super().__init__(config)
-        self.horizon = horizon
+        self.horizon, self.observation_steps = horizon, observation_steps
         self.gate = threading.Event()
         self.gate.set()
         self.tasks: list[tuple[int, str]] = []
+        self.instructions: list[tuple[int, str]] = []
+        self.stacks: list[list[list[float]]] = []
 
     def specs(self, offered: Mapping[str, TensorSpec]) -> PolicySpecs:
-        return PolicySpecs([MARK], [TensorSpec("action", (4,), "float64")], horizon=self.horizon)
+        action = [TensorSpec("action", (4,), "float64")]
+        return PolicySpecs([MARK], action, horizon=self.horizon, observation_steps=self.observation_steps)
 
     def new_session(self, num_envs: int) -> np.ndarray:
         return np.zeros(num_envs)
@@ -44,8 +49,14 @@ class MarkingPolicy(Policy):
         session[list(env_ids)] += 1
         self.tasks += zip(env_ids, task, strict=True)
 
+    def instruct(self, session: np.ndarray, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        self.instructions += zip(env_ids, task, strict=True)
+
     def infer(self, session: np.ndarray, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, np.ndarray]:
         marks = observation["mark"].copy()
+        if self.observation_steps > 1:
+            self.stacks.append(marks.tolist())
+            marks = marks[:, -1]
         if (marks == FAIL_AT).any():
             raise ValueError(f"marked {FAIL_AT}")
         if (marks == BLOCK_AT).any():

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 
 from shmbridge.client import Client
-from shmbridge.errors import LocalProtocolError, PolicyRaisedError, SpecError
+from shmbridge.errors import LocalProtocolError, PolicyError, PolicyRaisedError, SpecError
 from shmbridge.policy import Policy
-from shmbridge.testing.fakes import FAIL_AT, MarkingPolicy, marks_of
+from shmbridge.reply import Reply
+from shmbridge.testing.fakes import BLOCK_AT, FAIL_AT, MarkingPolicy, marks_of
 
-Open = Callable[[Policy, int], AbstractContextManager[Client]]
-"""Opens a session of so many environments with a policy, over the transport under test. It offers ``mark`` and ``unused``."""
+
+class Open(Protocol):
+    """Opens sessions over the transport under test."""
+
+    def __call__(self, policy: Policy, num_envs: int, /, **options: Any) -> AbstractContextManager[Client]:
+        """Return a session of so many environments with a policy, which offers ``mark`` and ``unused``.
+
+        Args:
+            policy: Lives in this process, whatever carries the observations to it.
+            num_envs: Environments.
+            options: Given on to :func:`shmbridge.connect`.
+        """
+
+
 Check = Callable[[Open], None]
+_BUSY_SECONDS = 0.2
+"""How long a policy is kept busy, so that something is dropped; where it runs in this thread, nothing is."""
+_ANSWER_SECONDS = 30.0
 
 
 def check_transport(open_client: Open) -> None:
@@ -141,6 +160,132 @@ def check_wrong_observations_are_refused_unsent(open_client: Open) -> None:
         assert marks_of(client.act(_observation(2, 3))["action"]) == [3, 3]
 
 
+def check_past_observations_are_stacked(open_client: Open) -> None:
+    """A policy of several steps sees the past of each environment's own episode, also what was not sent to it."""
+    policy = MarkingPolicy(horizon=2, observation_steps=3)
+    with open_client(policy, 2) as client:
+        policy.stacks.clear()
+        for number in range(1, 6):
+            if number == 4:
+                client.reset([1])
+            reply = client.act(_observation(2, number))
+            assert marks_of(reply["action"]) == [number - (number + 1) % 2, number - (number + 1) % 2 if number < 4 else 4]
+    expected = [[[1, 1, 1]] * 2, [[1, 2, 3]] * 2, [[4, 4, 4]], [[3, 4, 5]]]
+    assert policy.stacks == expected, f"the policy saw {policy.stacks}, expected {expected}"
+
+
+def check_instructions_travel_with_the_observation_and_end_chunks(open_client: Open) -> None:
+    """An instruction begins no episode, comes once and in order, and makes its environments ask anew."""
+    policy = MarkingPolicy(horizon=3)
+    with open_client(policy, 3) as client:
+        client.act(_observation(3, 0))
+        policy.tasks.clear()
+        client.instruct([1, 2], ["push", "pull"])
+        client.instruct([2], "lift")
+        client.reset([0], "go")
+        action = client.act(_observation(3, 1))["action"]
+        assert marks_of(action) == [1, 1, 1], "what was asked for under another instruction was played on"
+        assert action[:, 2].tolist() == [2, 1, 1], "an instruction is no new episode"
+        client.act(_observation(3, 2))
+    assert (policy.tasks, policy.instructions) == ([(0, "go")], [(1, "push"), (2, "lift")]), f"the policy was told {policy.tasks}, {policy.instructions}"
+
+
+class _Refusing(MarkingPolicy):
+    """Takes an instruction at the beginning of an episode only."""
+
+    instruct = Policy.instruct
+
+
+def check_refused_instructions_are_told_until_an_episode_begins(open_client: Open) -> None:
+    """A policy that does not take instructions says so on every observation until a reset; then everything goes on."""
+    with open_client(_Refusing(horizon=3), 2) as client:
+        client.act(_observation(2, 0))
+        client.instruct([1], "push")
+        for _ in range(5):
+            try:
+                client.act(_observation(2, 1))
+            except PolicyError as error:
+                assert "_Refusing" in str(error), f"the refusal does not say whose it is: {error}"
+            else:
+                raise AssertionError("the policy's refusal was not told")
+        client.reset([1], "push")
+        assert marks_of(client.act(_observation(2, 2))["action"]) == [0, 2]
+
+
+def check_latest_only_never_waits_and_loses_nothing_but_observations(open_client: Open) -> None:
+    """While the policy is busy observations are dropped and counted; each answer tells its step; a reset is not lost."""
+    policy = MarkingPolicy()
+    with open_client(policy, 1, latest_only=True) as client:
+        client.infer(_observation(1, 0))
+        policy.tasks.clear()
+        policy.gate.clear()
+        threading.Timer(_BUSY_SECONDS, policy.gate.set).start()
+        steps = [client.submit(_observation(1, BLOCK_AT))]
+        client.reset([0], "kept")
+        replies = _submit_and_poll(client, steps)
+        statistics = client.statistics()
+    for reply in replies:
+        step = int(reply.step[0])
+        assert steps[step - 1] == step, f"an answer to step {step}, which was not sent"
+        assert marks_of(reply["action"]) == [BLOCK_AT if step == 1 else step - 1], f"the answer to step {step} is another's"
+        assert reply.valid.tolist() == [step > 1], "only what was sent before the reset belongs to another episode"
+    answered = [int(reply.step[0]) for reply in replies]
+    assert answered == sorted(set(answered)), f"answers went back in time: {answered}"
+    assert policy.tasks == [(0, "kept")], f"the policy was told {policy.tasks}"
+    sent = sum(step is not None for step in steps)
+    assert (statistics.dropped, statistics.requests) == (len(steps) - sent, 1 + sent), f"{steps} were counted as {statistics}"
+
+
+def _submit_and_poll(client: Client, steps: list[int | None]) -> list[Reply]:
+    """Go on until three answers came; add what each submission returned to ``steps``."""
+    replies: list[Reply] = []
+    end = time.monotonic() + _ANSWER_SECONDS
+    while len(replies) < 3:
+        assert time.monotonic() < end, f"{len(steps)} observations brought {len(replies)} answers: the policy is starved"
+        steps.append(client.submit(_observation(1, len(steps))))
+        reply = client.poll(timeout=0.001)
+        replies += [reply] if reply is not None else []
+    return replies
+
+
+def check_rules_of_chunks_are_kept(open_client: Open) -> None:
+    """Replanning, latency and refilling everyone act by step, so the same way over every transport."""
+    cases: dict[str, tuple[dict[str, Any], list[int]]] = {
+        "replan_steps=2": ({"replan_steps": 2}, [0, 0, 2, 2, 4, 4, 6, 6]),
+        "latency_steps=1": ({"latency_steps": 1}, [0, 0, 0, 0, 3, 3, 3, 6]),
+        "both": ({"latency_steps": 1, "replan_steps": 2}, [0, 0, 1, 2, 3, 4, 5, 6]),
+    }
+    for name, (options, expected) in cases.items():
+        with open_client(MarkingPolicy(horizon=4), 2, **options) as client:
+            replies = [client.act(_observation(2, number)) for number in range(8)]
+        found = [int(reply.step[0]) for reply in replies]
+        assert found == expected, f"with {name}, actions answer the steps {found}, expected {expected}"
+        assert [marks_of(reply["action"])[0] for reply in replies] == expected
+        assert [int(reply["action"][0, 3]) for reply in replies] == [step - asked for step, asked in enumerate(expected)]
+    with open_client(MarkingPolicy(horizon=3), 2, refill="all") as client:
+        client.act(_observation(2, 0))
+        client.reset([1])
+        assert marks_of(client.act(_observation(2, 1))["action"]) == [1, 1], "refill='all' left somebody out"
+
+
+def check_statistics_count_what_was_done(open_client: Open) -> None:
+    """Steps, requests, rows and discarded answers are those of the session; rings, where there are any, agree with them."""
+    with open_client(MarkingPolicy(horizon=2), 3) as client:
+        for number in range(4):
+            client.act(_observation(3, number))
+        client.reset([2])
+        client.act(_observation(3, 4))
+        client.reset([0])
+        client.act(_observation(3, 5))
+        client.submit(_observation(3, 6))
+        client.infer(_observation(3, 7))
+        found = client.statistics()
+    assert (found.steps, found.requests, found.rows) == (8, 6, 3 + 3 + 3 + 1 + 3 + 3), f"counted {found}"
+    assert (found.dropped, found.discarded) == (0, 1), f"counted {found}"
+    for ring in (found.observation_ring, found.action_ring):
+        assert ring is None or (ring.moved, ring.full, ring.held) == (6, 0, 0), f"after every answer was taken, a ring stands at {ring}"
+
+
 TRANSPORT_CHECKS: tuple[Check, ...] = (
     check_answers_match_observations,
     check_loaned_slots_carry_what_was_written,
@@ -151,6 +296,12 @@ TRANSPORT_CHECKS: tuple[Check, ...] = (
     check_submitted_answers_come_in_order,
     check_infer_makes_room_for_itself,
     check_wrong_observations_are_refused_unsent,
+    check_past_observations_are_stacked,
+    check_instructions_travel_with_the_observation_and_end_chunks,
+    check_refused_instructions_are_told_until_an_episode_begins,
+    check_latest_only_never_waits_and_loses_nothing_but_observations,
+    check_rules_of_chunks_are_kept,
+    check_statistics_count_what_was_done,
 )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from shmbridge.counters import RingStatistics
 from shmbridge.errors import SpecError
 from shmbridge.layout import Layouts, Slot, session_layouts
 from shmbridge.memory.naming import DEFAULT_NAME, check_name
@@ -51,11 +53,15 @@ class Connection(ABC):
         agreement: What was agreed with the host.
         peer: The host, as messages name it.
         path: Which way the slots go, for the report; for example ``shared memory``.
+        in_use: Held by the client during each call, so that ``close`` can wait until a call in another thread has left.
     """
 
     agreement: Agreement
     peer: str
     path: str
+
+    def __init__(self) -> None:
+        self.in_use = threading.Lock()
 
     @abstractmethod
     def loan(self, deadline: Deadline) -> Slot | None:
@@ -82,6 +88,19 @@ class Connection(ABC):
     @abstractmethod
     def release(self, slot: Slot) -> None:
         """Give an action slot back."""
+
+    @property
+    @abstractmethod
+    def arrived(self) -> int:
+        """How many action slots could be taken now.
+
+        Raises:
+            PeerLostError: The host is gone.
+        """
+
+    @abstractmethod
+    def statistics(self) -> tuple[RingStatistics, RingStatistics] | None:
+        """Return where both rings stand, observations first; None where there are none, or no longer."""
 
     @abstractmethod
     def host_status(self, deadline: Deadline) -> Status | None:
@@ -136,6 +155,10 @@ class HostEnd(ABC):
     @abstractmethod
     def publish(self) -> None:
         """Send the lent action slot."""
+
+    @abstractmethod
+    def statistics(self) -> tuple[RingStatistics, RingStatistics] | None:
+        """Return where both rings stand, observations first; None once they are closed. Any thread may call it."""
 
     @abstractmethod
     def close(self) -> None:

@@ -11,6 +11,7 @@ import queue
 import select
 import threading
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from shmbridge.errors import ClosedError, PeerLostError, RemoteProtocolError, ShmbridgeError, TimedOutError
 from shmbridge.memory.bell import Bell
@@ -27,6 +28,8 @@ class Control(ClosedInChildren):
 
     Attributes:
         ended: Why the session is over, as an exception to raise; None while it lives.
+        phase: What its owner is doing, for messages.
+        sequence: Number of the observation that its owner sent last, for messages.
     """
 
     def __init__(self, stream: Stream, peer: str) -> None:
@@ -40,6 +43,20 @@ class Control(ClosedInChildren):
         self._wake = Bell()
         self._thread: threading.Thread | None = None
         self.ended: ShmbridgeError | None = None
+        self.phase, self.sequence = "attaching", 0
+
+    def raise_ended(self) -> NoReturn:
+        """Raise why the session is over, with what we were doing.
+
+        Raises:
+            PeerLostError, ClosedError, or whatever the host ended the session with.
+        """
+        ended = self.ended
+        assert ended is not None
+        if isinstance(ended, PeerLostError):
+            text = f"{ended}; we were {self.phase} (observation {self.sequence}). Start the host again and reconnect"
+            raise PeerLostError(text, peer=self._peer, phase=self.phase, sequence=self.sequence)
+        raise type(ended)(str(ended))
 
     def say(self, message: AnyMessage) -> None:
         """Send a message; only before :meth:`watch`."""

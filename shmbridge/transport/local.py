@@ -24,6 +24,7 @@ class LocalConnection(Connection):
     peer = "the policy in this process"
 
     def __init__(self, agreement: Agreement, answer: Answer) -> None:
+        super().__init__()
         self.agreement = agreement
         self._answer = answer
         layouts, slots = agreement.layouts, agreement.slots
@@ -54,6 +55,14 @@ class LocalConnection(Connection):
 
     def release(self, slot: Slot) -> None:
         self._released += 1
+
+    @property
+    def arrived(self) -> int:
+        self._raise_if_closed()
+        return len(self._ready)
+
+    def statistics(self) -> None:
+        return None
 
     def host_status(self, deadline: Deadline) -> Status | None:
         self._raise_if_closed()

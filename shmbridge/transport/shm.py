@@ -11,8 +11,10 @@ import contextlib
 import os
 import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
-from shmbridge.errors import ClosedError, LayoutMismatchError, PeerLostError, RemoteProtocolError
+from shmbridge.counters import RingStatistics
+from shmbridge.errors import ClosedError, LayoutMismatchError, RemoteProtocolError, ShmbridgeError
 from shmbridge.layout import Slot
 from shmbridge.memory import naming
 from shmbridge.memory.capacity import check_room, megabytes
@@ -41,11 +43,11 @@ class ShmConnection(Connection):
             LayoutMismatchError: The two sides lay the same specs out differently.
             SegmentNotReadyError: Memory or a semaphore is missing here.
         """
+        super().__init__()
         self.agreement, self.peer = agreement, peer
         self._control = control
-        self._phase, self._sequence = "attaching", 0
         self._closed = False
-        self._in_use, self._closing = threading.Lock(), threading.Lock()
+        self._closing = threading.Lock()
         _check_digests(welcome, agreement)
         with contextlib.ExitStack() as undo:
             self._attach(control.take_descriptors(_DESCRIPTORS), welcome.semaphores, undo)
@@ -67,38 +69,41 @@ class ShmConnection(Connection):
             undo.callback(self._actions.close)
         self._semaphores = _open_all(semaphores, undo)
         free, full, action_free, action_full = self._semaphores
-        self._producer = Producer(self._observations.slots, free, full, self._raise_if_lost)
-        self._consumer = Consumer(self._actions.slots, action_free, action_full, self._raise_if_lost)
+        self._producer = Producer(self._observations.slots, free, full, self._control)
+        self._consumer = Consumer(self._actions.slots, action_free, action_full, self._control)
 
     def loan(self, deadline: Deadline) -> Slot | None:
-        self._phase = "waiting for a free observation slot"
-        with self._in_use:
-            return self._producer.loan(deadline)
+        self._control.phase = "waiting for a free observation slot"
+        return self._producer.loan(deadline)
 
     def publish(self, sequence: int) -> None:
-        with self._in_use:
-            self._raise_if_lost()
-            self._sequence = sequence
-            self._producer.publish()
+        self._control.sequence = sequence
+        self._producer.publish()
+        try:
             os.eventfd_write(self._bell, 1)
+        except BlockingIOError:
+            pass  # so often rung that it cannot count on: it rings all the same
 
     def take(self, deadline: Deadline) -> Slot | None:
-        self._phase = "waiting for an action"
-        with self._in_use:
-            return self._consumer.take(deadline)
+        self._control.phase = "waiting for an action"
+        return self._consumer.take(deadline)
 
     def release(self, slot: Slot) -> None:
-        with self._in_use:
-            self._raise_if_lost()
-            self._consumer.release(slot)
+        self._consumer.release(slot)
+
+    @property
+    def arrived(self) -> int:
+        self._raise_if_lost()
+        return self._consumer.waiting
+
+    def statistics(self) -> tuple[RingStatistics, RingStatistics] | None:
+        return None if self._control.ended is not None else (self._producer.statistics(), self._consumer.statistics())
 
     def host_status(self, deadline: Deadline) -> Status | None:
-        self._phase = "asking for its state"
         self._raise_if_lost()
         return self._control.status(deadline)
 
     def stop_host(self, deadline: Deadline) -> None:
-        self._phase = "asking it to stop"
         self._raise_if_lost()
         self._control.stop_host(deadline)
 
@@ -112,14 +117,14 @@ class ShmConnection(Connection):
         # the semaphores go; should it not leave in time, leaking them is better than pulling them from under it. Every step may be
         # done twice, so that a close that was interrupted can be repeated.
         self._control.close()
-        if self._in_use.acquire(timeout=_LEAVE_SECONDS):
+        if self.in_use.acquire(timeout=_LEAVE_SECONDS):
             try:
                 self._producer.forget()
                 self._consumer.forget()
                 self._undo.close()
                 self._closed = True
             finally:
-                self._in_use.release()
+                self.in_use.release()
 
     def _wake_waiters(self) -> None:
         # Only this process waits on these two. Each post stands for no slot: _raise_if_lost speaks before anything is read.
@@ -128,13 +133,8 @@ class ShmConnection(Connection):
         action_full.release()
 
     def _raise_if_lost(self) -> None:
-        ended = self._control.ended
-        if ended is None:
-            return
-        if isinstance(ended, PeerLostError):
-            text = f"{ended}; we were {self._phase} (observation {self._sequence}). Start the host again and reconnect"
-            raise PeerLostError(text, peer=self.peer, phase=self._phase, sequence=self._sequence)
-        raise type(ended)(str(ended))
+        if self._control.ended is not None:
+            self._control.raise_ended()
 
 
 class ShmHostEnd(HostEnd):
@@ -147,7 +147,8 @@ class ShmHostEnd(HostEnd):
             SharedMemoryFullError: There is too little. Nothing stays reserved.
         """
         self.agreement, self.client = agreement, client
-        self._lost = ""
+        self.ended: ShmbridgeError | None = None
+        self._looking = threading.Lock()
         self._segments: list[CreatedSegment] = []
         self._semaphores: list[Semaphore] = []
         self._rings: list[Consumer | Producer] = []
@@ -167,9 +168,9 @@ class ShmHostEnd(HostEnd):
             self._segments.append(CreatedSegment(layout, slots, writable_here=writable_here))
         for name, value in zip(self._names, (slots, 0, slots, 0), strict=True):
             self._semaphores.append(Semaphore.create(name, value))
-        free, full, action_free, action_full = self._semaphores
-        self._consumer = Consumer(self._segments[0].slots, free, full, self._raise_if_lost)
-        self._producer = Producer(self._segments[1].slots, action_free, action_full, self._raise_if_lost)
+        free, self._full, action_free, action_full = self._semaphores
+        self._consumer = Consumer(self._segments[0].slots, free, self._full, self)
+        self._producer = Producer(self._segments[1].slots, action_free, action_full, self)
         self._rings = [self._consumer, self._producer]
 
     def welcome(self) -> tuple[Welcome, Sequence[int]]:
@@ -182,6 +183,7 @@ class ShmHostEnd(HostEnd):
             observation=list(agreed.specs.observation),
             action=list(agreed.specs.action),
             horizon=agreed.specs.horizon,
+            observation_steps=agreed.specs.observation_steps,
             slots=agreed.slots,
             observation_digest=agreed.layouts.observation.digest,
             action_digest=agreed.layouts.action.digest,
@@ -201,7 +203,7 @@ class ShmHostEnd(HostEnd):
 
     @property
     def waiting(self) -> int:
-        return self._consumer.waiting
+        return self._full.value if self._semaphores else 0
 
     def try_take(self) -> Slot | None:
         return self._consumer.try_take()
@@ -215,23 +217,30 @@ class ShmHostEnd(HostEnd):
     def publish(self) -> None:
         self._producer.publish()
 
+    def statistics(self) -> tuple[RingStatistics, RingStatistics] | None:
+        with self._looking:
+            return (self._consumer.statistics(), self._producer.statistics()) if self._semaphores else None
+
     def mark_lost(self, reason: str) -> None:
         """Say that the client is gone; from now on nothing of it is read. Any thread may call it."""
-        self._lost = reason
+        self.ended = ClosedError(f"the session of {self.client} is over: {reason}")
+
+    def raise_ended(self) -> NoReturn:
+        """Raise why the session is over."""
+        raise ClosedError(str(self.ended))  # a new one: an exception that was raised holds on to the frames it passed, and they to the memory
 
     def close(self) -> None:
-        self.mark_lost(self._lost or "closed")
+        if self.ended is None:
+            self.mark_lost("closed")
+        with self._looking:  # or another thread would ask a closed semaphore for its value
+            semaphores, self._semaphores = self._semaphores, []
         for end in self._rings:
             end.forget()
-        for semaphore in self._semaphores:
+        for semaphore in semaphores:
             semaphore.close()
         for segment in self._segments:
             segment.close()
-        self._semaphores, self._segments, self._rings = [], [], []
-
-    def _raise_if_lost(self) -> None:
-        if self._lost:
-            raise ClosedError(f"the session of {self.client} is over: {self._lost}")
+        self._segments, self._rings = [], []
 
 
 def _check_digests(welcome: Welcome, agreement: Agreement) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from shmbridge import PeerLostError, PolicyHost, PolicyRaisedError, ShmbridgeError, SpecError, TensorSpec, connect, serve
@@ -139,14 +141,16 @@ def test_a_stopped_host_holds_nobody_past_the_deadline(unique_name: str) -> None
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as host:
         try:
             assert is_served(unique_name)
-            os.kill(host.pid, 19)
+            os.kill(host.pid, signal.SIGSTOP)
+            assert _is_eventually(lambda: psutil.Process(host.pid).status() == psutil.STATUS_STOPPED)
             for _ in range(80):
                 with pytest.raises(ShmbridgeError):
                     describe_host(unique_name, timeout=0.01)
-            os.kill(host.pid, 18)
+            os.kill(host.pid, signal.SIGCONT)
             assert is_served(unique_name)
         finally:
             host.terminate()
+            os.kill(host.pid, signal.SIGCONT)
             assert host.wait(20) == 143
 
 

@@ -25,6 +25,7 @@ from shmbridge.errors import (
     HostExistsError,
     HostNotFoundError,
     PeerLostError,
+    PolicyError,
     PolicyRaisedError,
     ShmbridgeError,
     SpecError,
@@ -32,7 +33,7 @@ from shmbridge.errors import (
 )
 from shmbridge.memory import naming
 from shmbridge.memory.posix import libc_version
-from shmbridge.messages import AnyMessage, Attached, Description, Failure, Hello, HostState, Ping, Query, Status, Welcome, encode
+from shmbridge.messages import PROTOCOL_VERSION, AnyMessage, Attached, Description, Failure, Hello, HostState, Ping, Query, Status, Welcome, encode
 from shmbridge.protocol import Conversation, Role
 from shmbridge.spec import TensorSpec
 
@@ -138,6 +139,54 @@ def test_submitted_observations_are_answered_in_order(name: str, serve: Callable
             for number in range(start, start + 3):
                 reply = client.poll(timeout=GIVE_UP_SECONDS)
                 assert reply is not None and first(reply) == number
+
+
+def test_with_latest_only_a_slow_policy_sees_what_is_new_and_the_loop_goes_on(name: str, serve: Callable[..., Child]) -> None:
+    serve()
+    with connect(name, latest_only=True) as client:
+        steps: list[int | None] = []
+        replies: list[shmbridge.Reply] = []
+        end = time.monotonic() + GIVE_UP_SECONDS
+        while len(replies) < 5 and time.monotonic() < end:
+            steps.append(client.submit(q(sample.SLEEP, 0.05)))
+            reply = client.poll()
+            replies += [] if reply is None else [reply]
+            time.sleep(0.005)
+        statistics = client.statistics()
+    assert len(replies) == 5, "the policy was starved"
+    answered = [int(reply.step[0]) for reply in replies]
+    assert answered == sorted(set(answered)) and all(steps[step] == step for step in answered)
+    assert statistics.dropped == steps.count(None) > 0
+    assert statistics.requests == len(steps) - steps.count(None)
+
+
+def test_an_instruction_that_the_policy_does_not_take_is_refused_by_name_until_a_reset(name: str, serve: Callable[..., Child]) -> None:
+    serve("Affine")
+    with connect(name) as client:
+        client.act(q(0))
+        client.instruct([1], "push")
+        for _ in range(2):
+            with pytest.raises(PolicyError, match="Affine takes one at its beginning only"):
+                client.act(q(1))
+        client.reset([1], "push")
+        assert client.act(q(100))["action"][:, 0].tolist() == [1, 100]
+        assert client.statistics().requests == 4
+
+
+def test_instructions_and_past_observations_cross_as_in_one_process(name: str, serve: Callable[..., Child]) -> None:
+    serve("Telling")
+    told = []
+    for host in (f"shm://{name}", sample.Telling()):
+        with shmbridge.connect(host, example=q(0), num_envs=NUM_ENVS, start_timeout=GIVE_UP_SECONDS) as client:
+            told.append([])
+            for number in range(12):
+                if number == 3:
+                    client.reset([1], "öffne")
+                if number == 6:
+                    client.instruct([0], "push")
+                told[-1].append(client.act(q(number))["action"].tolist())
+    assert told[0] == told[1]
+    assert told[0][11] != told[0][5], "neither the past nor the instruction shows"
 
 
 def test_a_policy_that_raises_is_told_with_its_traceback_and_the_session_goes_on(name: str, serve: Callable[..., Child]) -> None:
@@ -325,6 +374,18 @@ def test_a_client_that_is_killed_makes_room_at_once(name: str, serve: Callable[.
         child.kill()
         with connect(name) as client:
             assert first(client.infer(q(4))) == 4
+
+
+def test_clients_that_were_killed_are_counted_as_lost_and_those_that_left_are_not(name: str, start: Callable[..., Child]) -> None:
+    with shmbridge.serve(sample.Affine(), f"shm://{name}") as host:
+        for lost in (1, 2):
+            child = start(CLIENT + "client.infer(q(1))\nprint('inferred')\ninput()", name)
+            child.expect("inferred")
+            child.kill()
+            eventually(lambda lost=lost: host.statistics().lost == lost)
+            connect(name).close()
+        eventually(lambda: not host.statistics().clients)
+        assert (host.statistics().served, host.statistics().lost, host.statistics().refused) == (4, 2, 0)
 
 
 def test_a_client_that_is_killed_while_it_waits_makes_room(name: str, serve: Callable[..., Child], start: Callable[..., Child]) -> None:
@@ -531,7 +592,15 @@ class RawClient:
         return message
 
     def hello(self, **changes: Any) -> None:
-        fields: dict[str, Any] = {"protocol": 1, "version": "0", "libc": libc_version(), "client": "raw", "num_envs": 2, "slots": 2, "observation": [Q]}
+        fields: dict[str, Any] = {
+            "protocol": PROTOCOL_VERSION,
+            "version": "0",
+            "libc": libc_version(),
+            "client": "raw",
+            "num_envs": 2,
+            "slots": 2,
+            "observation": [Q],
+        }
         self.say(Hello(**{**fields, **changes}))
 
     def close(self) -> None:
@@ -594,6 +663,27 @@ def test_a_client_that_does_not_attach_is_dropped_and_its_names_go(name: str, se
     connect(name).close()
 
 
+def test_a_client_that_has_not_attached_yet_is_said_to_be_attaching(name: str, serve: Callable[..., Child], raw: Callable[[], RawClient]) -> None:
+    serve(max_sessions=2)
+    client = raw()
+    client.hello()
+    client.hear_a(Welcome)
+    (described,) = describe_host(name, timeout=GIVE_UP_SECONDS, details=True).clients
+    assert (described.client, described.state, described.rate) == ("raw", "attaching", 0.0)
+    assert described.session is not None and described.session.observation_ring.free == 2
+    client.say(Attached())
+    eventually(lambda: describe_host(name, timeout=GIVE_UP_SECONDS).clients[0].state == "idle")
+
+
+def test_clients_that_call_themselves_alike_are_told_apart(name: str, serve: Callable[..., Child], raw: Callable[[], RawClient]) -> None:
+    serve(max_sessions=3)
+    for _ in range(3):
+        client = raw()
+        client.hello()
+        client.hear_a(Welcome)
+    assert [described.client for described in describe_host(name, timeout=GIVE_UP_SECONDS).clients] == ["raw", "raw (2)", "raw (3)"]
+
+
 def test_a_client_that_is_killed_before_it_attaches_leaves_nothing(name: str, serve: Callable[..., Child], raw: Callable[[], RawClient]) -> None:
     serve()
     client = raw()
@@ -638,7 +728,7 @@ def test_a_client_that_asked_and_stays_is_let_go(name: str, serve: Callable[...,
         struct.pack("<I", 1 << 30) + b"x" * 100,
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         struct.pack("<I", len(encode(Attached()))) + encode(Attached()),
-        struct.pack("<I", len(encode(Welcome(1, "p", "d", [], [], 1, 2, "", "", [])))) + encode(Welcome(1, "p", "d", [], [], 1, 2, "", "", [])),
+        struct.pack("<I", len(encode(Welcome(1, "p", "d", [], [], 1, 1, 2, "", "", [])))) + encode(Welcome(1, "p", "d", [], [], 1, 1, 2, "", "", [])),
     ],
     ids=["ones", "empty", "no msgpack", "too long", "http", "attached first", "welcome from a client"],
 )
@@ -654,7 +744,7 @@ def test_garbage_is_refused_and_the_host_lives_on(name: str, serve: Callable[...
 def test_random_bytes_never_hurt_the_host(name: str, serve: Callable[..., Child], raw: Callable[[], RawClient]) -> None:
     serve(timeout=0.2)
     rng = np.random.default_rng(0)
-    good = encode(Hello(1, "0", libc_version(), "fuzz", 2, 2, [Q]))
+    good = encode(Hello(PROTOCOL_VERSION, "0", libc_version(), "fuzz", 2, 2, [Q]))
     for _ in range(60):
         client = raw()
         damaged = bytearray(good)

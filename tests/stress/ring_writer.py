@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 import psutil
 
@@ -15,13 +16,22 @@ from shmbridge.spec import TensorSpec
 SLOTS = 2
 
 
+class _Line:
+    """A reader that is never lost."""
+
+    ended = None
+
+    def raise_ended(self) -> NoReturn:
+        raise AssertionError("nothing ended")
+
+
 def main() -> None:
     descriptor, free_name, full_name, nbytes, messages = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     layout = observation_layout([TensorSpec("payload", (nbytes,), "uint8")], 1)
     segment = Segment(layout, SLOTS, descriptor, writable=True)
     free, full = Semaphore.open(free_name), Semaphore.open(full_name)
     print("attached", flush=True)
-    producer = Producer(segment.slots, free, full, lambda: None)
+    producer = Producer(segment.slots, free, full, _Line())
     resident = 0
     for number in range(1, messages + 1):
         slot = producer.loan(Deadline(30))

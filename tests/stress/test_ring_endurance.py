@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import Line
 
 from shmbridge.layout import observation_layout
 from shmbridge.memory.posix import Semaphore, unlink_semaphore
@@ -33,7 +34,7 @@ def test_messages_arrive_in_order_and_whole_and_memory_stays_constant(nbytes, me
         for name in names:
             unlink_semaphore(name)
         segment.forget_descriptor()
-        growth = _read_all(Consumer(segment.slots, free, full, lambda: None), messages)
+        growth = _read_all(Consumer(segment.slots, free, full, Line()), messages)
         assert int(writer.stdout.readline()) < GROWTH_BYTES
         assert writer.wait(30) == 0
     assert growth < GROWTH_BYTES

@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 from helpers import open_descriptors
-from sample_policies import Affine, Commanded, TakesAll, WrongAtWarmUp
+from sample_policies import WAIT, Affine, Commanded, Remembering, TakesAll, WrongAtWarmUp
 
 import shmbridge
 from shmbridge.connecting import connect, connect_local, describe_host
+from shmbridge.counters import RingStatistics
 from shmbridge.errors import HostNotFoundError, PeerLostError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError, SpecError, TimedOutError
 from shmbridge.memory import naming
 from shmbridge.messages import Close, Description, Failure, Hello, HostState, Query, Status, Welcome
@@ -28,16 +29,16 @@ Q = {"q": np.zeros((2, 3), np.float32)}
 
 
 def test_a_policy_in_this_process_passes_the_suite_of_all_transports() -> None:
-    check_transport(lambda policy, num_envs: connect(policy, example=_marked(num_envs), num_envs=num_envs))
+    check_transport(lambda policy, num_envs, **options: connect(policy, example=_marked(num_envs), num_envs=num_envs, **options))
 
 
 def test_a_policy_in_another_thread_passes_the_suite_of_all_transports(unique_name: str) -> None:
     class Open:
         """A host and a client of it."""
 
-        def __init__(self, policy: shmbridge.Policy, num_envs: int) -> None:
+        def __init__(self, policy: shmbridge.Policy, num_envs: int, **options: Any) -> None:
             self.host = shmbridge.serve(policy, f"shm://{unique_name}")
-            self.client = connect(f"shm://{unique_name}", example=_marked(num_envs), num_envs=num_envs)
+            self.client = connect(f"shm://{unique_name}", example=_marked(num_envs), num_envs=num_envs, **options)
 
         def __enter__(self) -> shmbridge.Client:
             return self.client
@@ -81,6 +82,33 @@ def test_specs_a_space_and_an_example_offer_the_same() -> None:
     for way in ways:
         with connect(Affine(), num_envs=2, **way) as client:
             assert client.act(Q)["action"].tolist() == [[0] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"refill": "none"}, "refill='none': expected 'empty' or 'all'"),
+        ({"replan_steps": 0}, "replan_steps must be at least 1"),
+        ({"latency_steps": -1}, "latency_steps must lie between 0 and"),
+        ({"latency_steps": 0.5}, "latency_steps is a number of steps"),
+    ],
+)
+def test_impossible_rules_for_chunks_are_refused_before_anybody_is_called(unique_name: str, options: dict[str, Any], text: str) -> None:
+    for host in (Affine(), f"shm://{unique_name}"):
+        with pytest.raises(SpecError, match=text):
+            connect(host, example=Q, num_envs=2, start_timeout=0.0, **options)
+
+
+def test_rules_for_chunks_reach_the_client() -> None:
+    with connect(Affine(), example=Q, num_envs=2, refill="all", replan_steps=3, latency_steps=1) as client:
+        steps = [int(client.act({"q": np.full((2, 3), 10 * step, np.float32)}).step[0]) for step in range(7)]
+    assert steps == [0, 0, 0, 2, 2, 4, 4]
+
+
+def test_a_policy_that_sees_several_steps_is_offered_single_ones(unique_name: str) -> None:
+    with shmbridge.serve(Remembering(), f"shm://{unique_name}") as host, connect(str(host.address), example=Q, num_envs=2) as client:
+        assert client.specs.observation_steps == 3
+        assert client.infer(Q)["action"].shape == (2, 4, 3)
 
 
 def test_a_local_policy_is_warmed_up_and_checked_before_step_one() -> None:
@@ -169,7 +197,7 @@ def knock(name: str, **options: Any) -> shmbridge.Client:
 
 
 SPEC = TensorSpec("q", (3,), "float32")
-WELCOME = Welcome(5, "p", "d", [SPEC], [TensorSpec("action", (3,), "float32")], 1, 2, "0", "1", ["/a", "/b", "/c", "/d"])
+WELCOME = Welcome(5, "p", "d", [SPEC], [TensorSpec("action", (3,), "float32")], 1, 1, 2, "0", "1", ["/a", "/b", "/c", "/d"])
 
 
 def test_a_client_says_what_it_is_and_offers(unique_name: str, play: Any) -> None:
@@ -217,6 +245,8 @@ def test_a_host_that_stops_in_the_handshake_ends_it(unique_name: str, play: Any)
         {"observation": [TensorSpec("q", (4,), "float32")]},
         {"observation": [SPEC, SPEC]},
         {"horizon": 0},
+        {"observation_steps": 0},
+        {"observation_steps": 1 << 40},
         {"horizon": 1 << 40},
         {"action": [TensorSpec("action", (1 << 50,), "float32")]},
         {"observation": [TensorSpec("other", (3,), "float32")]},
@@ -246,9 +276,31 @@ def test_a_host_describes_itself_without_a_session(unique_name: str) -> None:
         with connect(str(host.address), example=Q, num_envs=2) as client:
             client.infer(Q)
             (described,) = describe_host(unique_name).clients
-            assert (described.num_envs, described.sequence) == (2, 1)
-            assert described.nbytes > 0
+            assert (described.num_envs, described.uid, described.session) == (2, os.geteuid(), None)
+            assert (described.counters.requests, described.counters.rows, described.counters.failures) == (1, 2, 0)
+            assert described.nbytes == sum(layout.segment_size(2) for layout in client.agreement.layouts)
             assert str(os.getpid()) in described.client
+
+
+def test_a_host_describes_tensors_and_rings_if_asked_to(unique_name: str) -> None:
+    policy = Commanded()
+    serve = shmbridge.serve(policy, f"shm://{unique_name}", max_sessions=3, config_digest="abc")
+    with serve as host, connect(str(host.address), example=Q, num_envs=2, slots=3) as client:
+        client.submit({"q": np.full((2, 3), WAIT, np.float32)})
+        assert policy.entered.wait(60)
+        client.submit(Q)
+        found = describe_host(unique_name, details=True)
+        policy.gate.set()
+        assert (found.max_sessions, found.config_digest, found.uid) == (3, "abc", os.geteuid())
+        assert found.seconds > 0
+        (described,) = found.clients
+        session, agreement = described.session, client.agreement
+        assert session is not None
+        assert (session.generation, session.horizon, session.observation_steps, session.slots) == (agreement.generation, 4, 1, 3)
+        assert (tuple(session.observation), tuple(session.action)) == (agreement.specs.observation, agreement.specs.action)
+        assert (session.observation_digest, session.action_digest) == tuple(layout.digest for layout in agreement.layouts)
+        assert session.observation_ring == RingStatistics(slots=3, free=1, full=1, moved=1, held=1)
+        assert session.action_ring == RingStatistics(slots=3, free=2, full=0, moved=0, held=1)
 
 
 def test_a_query_that_is_refused_is_that_refusal(unique_name: str, play: Any) -> None:

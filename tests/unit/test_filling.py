@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ SOON = Deadline(0.0)
 SPECS = [OBSERVATION, TensorSpec("camera/rgb", (2, 2, 3), "uint8"), TensorSpec("task", (), "utf8[16]")]
 
 
-def make_filler(num_envs: int = 2, *, batched: bool = True) -> tuple[Filler, FakeConnection]:
-    connection = FakeConnection(make_agreement(num_envs, observation=SPECS))
+def make_filler(num_envs: int = 2, *, batched: bool = True, steps: int = 1) -> tuple[Filler, FakeConnection]:
+    connection = FakeConnection(make_agreement(num_envs, observation=SPECS, observation_steps=steps))
     offered = ["q", "camera/rgb", "task", "unused"]
     return Filler(connection, offered=offered, batched=batched, arrays=NumpyArrays()), connection
 
@@ -184,3 +185,86 @@ def test_a_slot_of_another_session_is_refused() -> None:
     filler.loan(SOON)
     with pytest.raises(LocalProtocolError):
         filler.fill(theirs, SOON)
+
+
+class Mine(np.ndarray):
+    """A kind of array of somebody's own."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.full((2, 3), 5, np.float32).view(Mine),
+        np.full((4, 3), 5, np.float32)[::2],
+        np.asfortranarray(np.full((2, 3), 5, np.float32)),
+        np.broadcast_to(np.float32(5), (2, 3)),
+        np.full((2, 3), 5, np.dtype("<f4")),
+    ],
+    ids=["subclass", "strided", "by columns", "broadcast", "little-endian"],
+)
+def test_any_array_of_the_right_shape_and_dtype_goes_in(value: np.ndarray) -> None:
+    filler, _ = make_filler()
+    slot = filler.fill(observation(q=value), SOON)
+    assert slot is not None and slot.tensors["q"].tolist() == [[5] * 3] * 2
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
+def test_infinity_and_huge_numbers_are_no_nan(value: float) -> None:
+    filler, _ = make_filler()
+    given = np.full((2, 3), value, np.float32)
+    slot = filler.fill(observation(q=given), SOON)
+    assert slot is not None and np.array_equal(slot.tensors["q"], given)
+
+
+def test_mappings_that_are_no_dicts_are_taken_too() -> None:
+    filler, _ = make_filler()
+    assert filler.fill(MappingProxyType(observation(unused=1)), SOON) is not None
+
+
+def test_what_is_not_sent_is_spent_all_the_same() -> None:
+    filler, _ = make_filler()
+    loaned = filler.loan(SOON)
+    assert loaned is not None
+    filler.pass_over(loaned)
+    for use in (lambda: loaned["q"], lambda: filler.pass_over(loaned), lambda: filler.fill(loaned, SOON)):
+        with pytest.raises(LocalProtocolError, match="spent"):
+            use()
+
+
+def test_of_what_is_not_sent_only_the_names_are_looked_at() -> None:
+    filler, _ = make_filler()
+    filler.pass_over(observation(q="anything"))
+    for wrong in (observation(typo=1), {}):
+        with pytest.raises(SpecError):
+            filler.pass_over(wrong)
+
+
+def test_what_is_not_sent_needs_no_slot() -> None:
+    for steps in (1, 2):
+        filler, connection = make_filler(steps=steps)
+        connection.lent = 0
+        filler.pass_over(observation())
+
+
+def test_a_stack_is_completed_in_the_slot_that_is_sent() -> None:
+    filler, _ = make_filler(steps=2)
+    for number in (1, 2):
+        slot = filler.fill(observation(q=np.full((2, 3), number, np.float32)), SOON)
+        filler.remember()
+    assert slot is not None
+    assert slot.tensors["q"][:, :, 0].tolist() == [[1, 2]] * 2
+    assert slot.tensors["camera/rgb"].shape == (2, 2, 2, 2, 3)
+    assert slot.tensors["task"].tolist() == [[b"open"] * 2, ["öffnen".encode()] * 2]
+
+
+def test_a_loaned_slot_of_a_stack_is_its_newest_part() -> None:
+    filler, connection = make_filler(steps=2)
+    filler.fill(observation(), SOON)
+    filler.remember()
+    loaned = filler.loan(SOON)
+    assert loaned is not None
+    assert {name: array.shape for name, array in loaned.items()} == {"q": (2, 3), "camera/rgb": (2, 2, 2, 3), "task": (2,)}
+    loaned["q"][...] = 9
+    assert filler.fill(loaned, SOON) is connection.loan(SOON)
+    slot = connection.loan(SOON)
+    assert slot is not None and slot.tensors["q"][:, :, 0].tolist() == [[5, 9]] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from helpers import eventually, mapped_segments, open_descriptors, ours_in_shm
 from sample_policies import Affine, CannotLoad, Commanded
 
 import shmbridge
-from shmbridge.errors import HostExistsError, LocalProtocolError, PolicyRaisedError
+from shmbridge.connecting import describe_host
+from shmbridge.errors import HostBusyError, HostExistsError, LocalProtocolError, PolicyRaisedError
+from shmbridge.host_guests import RateMeter, distinct
 from shmbridge.layout import ObservationHeader
 from shmbridge.memory import naming
 from shmbridge.memory.waiting import Deadline
@@ -257,3 +260,197 @@ def test_many_connections_that_say_nothing_do_not_keep_a_client_out(unique_name:
             client.infer(Q)
         for sock in silent:
             sock.close()
+
+
+def test_a_host_counts_whom_it_served_and_whom_it_sent_away(unique_name: str) -> None:
+    with shmbridge.serve(Affine(), f"shm://{unique_name}") as host:
+        assert (host.statistics().served, host.statistics().refused, host.statistics().lost, host.statistics().clients) == (0, 0, 0, {})
+        for _ in range(2):
+            with connect(host) as client:
+                with pytest.raises(HostBusyError):
+                    connect(host)
+                client.infer(Q)
+            eventually(lambda: not host.statistics().clients)
+        statistics = host.statistics()
+        assert (statistics.served, statistics.refused, statistics.lost) == (2, 2, 0)
+        assert statistics.seconds > 0
+
+
+def test_a_host_that_was_not_started_has_counted_nothing(unique_name: str) -> None:
+    with pytest.raises(LocalProtocolError, match="not started"):
+        shmbridge.PolicyHost(Affine(), f"shm://{unique_name}").statistics()
+
+
+def test_a_host_counts_what_each_client_asked_for(unique_name: str) -> None:
+    with shmbridge.serve(Commanded(), f"shm://{unique_name}", max_sessions=2) as host, connect(host) as first, connect(host) as second:
+        for _ in range(3):
+            first.infer(Q)
+        second.act(Q)
+        second.reset([1])
+        second.act(Q)
+        with pytest.raises(PolicyRaisedError):
+            second.infer({"q": np.full((2, 3), sample.RAISE, np.float32)})
+        one, two = host.statistics().clients.values()
+        assert (one.requests, one.rows, one.failures) == (3, 6, 0)
+        assert (two.requests, two.rows, two.failures) == (3, 3, 1)
+        assert one.infer_seconds > 0
+
+
+def test_two_sessions_of_one_process_are_told_apart(unique_name: str) -> None:
+    with shmbridge.serve(Affine(), f"shm://{unique_name}", max_sessions=2) as host, connect(host), connect(host):
+        names = list(host.statistics().clients)
+        assert names[1] == f"{names[0]} (2)"
+        assert [client.client for client in describe_host(unique_name).clients] == names
+
+
+def test_a_name_gets_the_first_number_that_is_free() -> None:
+    assert distinct("a", []) == "a"
+    assert distinct("a", ["b"]) == "a"
+    assert distinct("a", ["a", "a (2)", "a (4)"]) == "a (3)"
+
+
+def test_a_rate_is_that_of_the_last_few_seconds() -> None:
+    meter = RateMeter()
+    assert meter.per_second == 0.0
+    meter.note(10.0, 5)
+    assert meter.per_second == 0.0
+    meter.note(10.5, 20)
+    assert meter.per_second == pytest.approx(30.0)
+    for tick in range(1, 10):
+        meter.note(10.5 + tick / 2, 20 + tick)
+    assert meter.per_second == pytest.approx(2.0)
+
+
+def test_a_client_that_keeps_asking_has_a_rate_and_loses_it_when_it_stops(unique_name: str) -> None:
+    def rate() -> float:
+        return describe_host(unique_name, timeout=20.0).clients[0].rate
+
+    with shmbridge.serve(Affine(), f"shm://{unique_name}") as host, connect(host) as client:
+        eventually(lambda: client.infer(Q) and rate() > 0)
+        eventually(lambda: rate() == 0)
+
+
+def test_a_host_says_what_becomes_of_each_client(unique_name: str) -> None:
+    policy = Commanded()
+
+    def states() -> list[str]:
+        return [client.state for client in describe_host(unique_name, timeout=20.0).clients]
+
+    with shmbridge.serve(policy, f"shm://{unique_name}", max_sessions=3) as host, connect(host) as first, connect(host) as second, connect(host):
+        eventually(lambda: states() == ["idle"] * 3)
+        first.submit({"q": np.full((2, 3), sample.WAIT, np.float32)})
+        assert policy.entered.wait(60)
+        second.submit(Q)
+        assert states() == ["inferring", "waiting", "idle"]
+        policy.gate.set()
+        eventually(lambda: states() == ["idle"] * 3)
+
+
+def test_a_client_that_is_still_attaching_is_said_to_be(unique_name: str) -> None:
+    policy = Commanded()
+    with shmbridge.serve(policy, f"shm://{unique_name}", max_sessions=2) as host, connect(host) as first:
+        first.submit({"q": np.full((2, 3), sample.WAIT, np.float32)})
+        assert policy.entered.wait(60)
+        second = threading.Thread(target=lambda: connect(host).close())
+        second.start()
+        threading.Event().wait(0.1)
+        policy.gate.set()
+        second.join()
+        assert first.poll(timeout=20.0) is not None
+
+
+class Turns(Commanded):
+    """Notes whose turn it was: sessions are numbered as they begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions = 0
+        self.turns: list[int] = []
+
+    def new_session(self, num_envs: int) -> int:
+        self.sessions += 1
+        return self.sessions - 1
+
+    def infer(self, session: int, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, Any]:
+        self.turns.append(session)
+        return super().infer(session, observation, env_ids)
+
+
+def test_no_client_waits_for_more_than_one_turn_of_each_other(unique_name: str) -> None:
+    policy = Turns()
+    with shmbridge.serve(policy, f"shm://{unique_name}", max_sessions=3) as host:
+        clients = [connect(host, slots=4) for _ in range(3)]
+        for client in clients:
+            client.infer(Q)  # or the last may not be among those served yet when the turns begin
+        policy.turns.clear()
+        clients[0].submit({"q": np.full((2, 3), sample.WAIT, np.float32)})
+        assert policy.entered.wait(60)
+        for _ in range(3):
+            for client in clients:
+                client.submit(Q)
+        policy.gate.set()
+        for client in clients:
+            for _ in range(4 if client is clients[0] else 3):
+                assert client.poll(timeout=20.0) is not None
+        rounds = np.array(policy.turns[1:]).reshape(3, 3)
+        assert np.sort(rounds, axis=1).tolist() == [[rounds.min(), rounds.min() + 1, rounds.max()]] * 3
+        for client in clients:
+            client.close()
+
+
+def test_a_client_that_never_takes_its_answers_holds_up_nobody(unique_name: str) -> None:
+    with shmbridge.serve(Affine(), f"shm://{unique_name}", max_sessions=2) as host, connect(host) as lazy, connect(host) as busy:
+        lazy.submit(Q)
+        lazy.submit(Q)
+        for number in range(50):
+            assert busy.infer({"q": np.full((2, 3), number, np.float32)})["action"][0, 0, 0] == number
+        assert lazy.poll(timeout=20.0) is not None
+
+
+class Drifting(Affine):
+    """Adds noise of its own per session, and counts per environment: any mixing of clients or rows shows."""
+
+    def new_session(self, num_envs: int) -> tuple[np.random.Generator, np.ndarray]:
+        return np.random.default_rng(num_envs), np.zeros(num_envs, np.float32)
+
+    def reset(self, session: tuple[np.random.Generator, np.ndarray], env_ids: Sequence[int], task: Sequence[str]) -> None:
+        session[1][list(env_ids)] = len(task[0])
+
+    def infer(self, session: Any, observation: Mapping[str, np.ndarray], env_ids: Sequence[int]) -> Mapping[str, np.ndarray]:
+        generator, counts = session
+        counts[list(env_ids)] += 1
+        noise = generator.uniform(-1, 1, (len(env_ids), self.horizon, 3)).astype(np.float32)
+        return {"action": super().infer(session, observation, env_ids)["action"] + noise + counts[list(env_ids), None, None]}
+
+
+def _play(client: shmbridge.Client, steps: int) -> list[list[float]]:
+    num_envs = client.agreement.num_envs
+    generator = np.random.default_rng(num_envs)
+    played = []
+    for _ in range(steps):
+        if generator.random() < 0.3:
+            client.reset(np.flatnonzero(generator.random(num_envs) < 0.5).tolist(), "a task")
+        played.append(client.act({"q": generator.uniform(-1, 1, (num_envs, 3)).astype(np.float32)})["action"].tolist())
+    return played
+
+
+def test_clients_with_different_numbers_of_environments_act_together_as_each_alone(unique_name: str) -> None:
+    sizes, steps = (1, 3, 5), 60
+    offers = [{"example": {"q": np.zeros((num_envs, 3), np.float32)}, "num_envs": num_envs} for num_envs in sizes]
+    alone = []
+    for offer in offers:
+        with shmbridge.connect(Drifting(), **offer) as client:
+            alone.append(_play(client, steps))
+    together: list[Any] = [None] * len(sizes)
+
+    def play(place: int) -> None:
+        with connect(host, **offers[place]) as client:
+            together[place] = _play(client, steps)
+
+    with shmbridge.serve(Drifting(), f"shm://{unique_name}", max_sessions=len(sizes)) as host:
+        players = [threading.Thread(target=play, args=(place,)) for place in range(len(sizes))]
+        for player in players:
+            player.start()
+        for player in players:
+            player.join()
+    assert together == alone

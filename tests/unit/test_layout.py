@@ -15,13 +15,16 @@ from hypothesis import given
 from shmbridge.errors import SpecError
 from shmbridge.layout import (
     FAILURE_BYTES,
+    FORMAT_VERSION,
     LINE,
     MAX_ENVS,
     PAGE,
     TASK_BYTES,
     ActionHeader,
+    Change,
     Layout,
     ObservationHeader,
+    Outcome,
     action_layout,
     make_slots,
     observation_layout,
@@ -83,9 +86,9 @@ def test_writing_one_field_changes_no_other_and_no_other_slot(specs: list[Tensor
     for number, slot in enumerate(slots):
         for index, array in enumerate([*slot.words.values(), *slot.tensors.values()]):
             array[...] = np.frombuffer(bytes([1 + (number * 17 + index) % 250]) * array.nbytes, array.dtype).reshape(array.shape)
-        slot.write_header(ActionHeader(number, 1, 2, 3))
+        slot.write_header(ActionHeader(number, 1, 2, 3, 4))
     for number, slot in enumerate(slots):
-        assert slot.read_header() == (number, 1, 2, 3)
+        assert slot.read_header() == (number, 1, 2, 3, 4)
         for index, array in enumerate([*slot.words.values(), *slot.tensors.values()]):
             assert set(array.tobytes()) == {1 + (number * 17 + index) % 250}
 
@@ -100,6 +103,24 @@ def test_tensors_have_the_batch_axes_in_front() -> None:
         "done": (10,),
     }
     assert {field.name: field.shape for field in action.fields if field.name[0] != "@"} == {"action": (10, 16, 7), "mode": (10, 16)}
+
+
+def test_stacked_observations_have_the_steps_behind_the_environments() -> None:
+    observation, _ = session_layouts(PolicySpecs(KNOWN_OBSERVATION, KNOWN_ACTION, 16, observation_steps=3), 10)
+    assert {field.name: field.shape for field in observation.fields if field.name[0] != "@"} == {
+        "camera/head_rgb": (10, 3, 480, 640, 3),
+        "joint_pos": (10, 3, 7),
+        "gripper": (10, 3),
+        "instruction": (10, 3),
+        "done": (10, 3),
+    }
+    assert {field.shape[0] for field in observation.fields} == {10}
+
+
+def test_a_stack_of_one_is_no_stack() -> None:
+    assert observation_layout(KNOWN_OBSERVATION, 3, 1) == observation_layout(KNOWN_OBSERVATION, 3)
+    assert PolicySpecs(KNOWN_OBSERVATION, KNOWN_ACTION).observation_batch(3) == (3,)
+    assert PolicySpecs(KNOWN_OBSERVATION, KNOWN_ACTION, observation_steps=2).observation_batch(3) == (3, 2)
 
 
 def test_both_sides_compute_the_same_layout() -> None:
@@ -127,6 +148,8 @@ def test_the_digest_changes_with_number_of_environments_horizon_order_and_ring()
         observation_layout(specs, 3).digest,
         observation_layout(specs[::-1], 2).digest,
         observation_layout(specs[:1], 2).digest,
+        observation_layout(specs, 2, 2).digest,
+        observation_layout(specs, 2, 3).digest,
         action_layout(specs, 2, 3).digest,
         action_layout(specs, 3, 3).digest,
         action_layout(specs, 2, 4).digest,
@@ -193,7 +216,10 @@ def as_golden(layout: Layout) -> dict[str, Any]:
 def test_the_wire_format_is_the_one_on_record() -> None:
     """If this fails, either undo the change or raise FORMAT_VERSION, write it into docs/reference/wire-format.md, and record anew."""
     layouts = session_layouts(PolicySpecs(KNOWN_OBSERVATION, KNOWN_ACTION, 16), 2)
-    assert {"observation": as_golden(layouts.observation), "action": as_golden(layouts.action)} == json.loads(GOLDEN.read_text())
+    stacked = session_layouts(PolicySpecs(KNOWN_OBSERVATION, KNOWN_ACTION, 16, observation_steps=3), 2)
+    found = {"observation": layouts.observation, "action": layouts.action, "observation of 3 steps": stacked.observation}
+    assert {what: as_golden(layout) for what, layout in found.items()} == json.loads(GOLDEN.read_text())
+    assert stacked.action == layouts.action
 
 
 def test_header_words_are_little_endian_and_come_first() -> None:
@@ -201,6 +227,23 @@ def test_header_words_are_little_endian_and_come_first() -> None:
     memory = bytearray(layout.segment_size(2))
     make_slots(layout, memory, 2, writable=True)[1].write_header(ObservationHeader(0x0102030405060708, 2, 1, 0))
     assert memory[layout.stride : layout.stride + 32].hex() == "0807060504030201" + "02" + "00" * 7 + "01" + "00" * 7 + "00" * 8
+
+
+def test_the_words_of_a_slot_are_where_its_header_is() -> None:
+    layout = action_layout(KNOWN_ACTION, 2, 3)
+    _, slot = make_slots(layout, bytearray(layout.segment_size(2)), 2, writable=True)
+    slot.write_header(ActionHeader(7, 1, Outcome.ANSWERED, 99, 1))
+    assert slot.read_words() == (7, 1, 0, 99, 1)
+    slot.write_words(7, 2, Outcome.FAILED, 98, 0)
+    assert slot.read_header() == ActionHeader(generation=7, sequence=2, outcome=1, infer_ns=98, all_rows=0)
+
+
+def test_numbers_of_the_protocol_are_the_documented_ones() -> None:
+    assert FORMAT_VERSION == 2
+    assert (Change.NONE, Change.EPISODE, Change.INSTRUCTION) == (0, 1, 2)
+    assert (Outcome.ANSWERED, Outcome.FAILED) == (0, 1)
+    assert ObservationHeader._fields == ("generation", "sequence", "has_changes", "all_rows")
+    assert ActionHeader._fields == ("generation", "sequence", "outcome", "infer_ns", "all_rows")
 
 
 def test_sizes_of_texts_are_the_documented_ones() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from shmbridge import errors, messages
+from shmbridge.counters import RingStatistics, SessionStatistics
 from shmbridge.errors import PolicyRaisedError, RemoteProtocolError, SharedMemoryFullError, ShmbridgeError, SpecError, TimedOutError
 from shmbridge.layout import FAILURE_BYTES
 from shmbridge.messages import (
@@ -25,6 +26,7 @@ from shmbridge.messages import (
     HostState,
     Ping,
     Query,
+    SessionDescription,
     Status,
     Stop,
     Welcome,
@@ -40,17 +42,23 @@ from shmbridge.spec import TensorSpec
 
 SPEC = TensorSpec("camera/rgb", (4, 5, 3), "uint8", "sRGB")
 STATUS = Status(HostState.WARMING_UP, 1.5, "compiling")
+RING = RingStatistics(2, 1, 0, 17, 1)
+COUNTERS = SessionStatistics(17, 30, 2, 0.5)
+SESSION = SessionDescription(99, [SPEC], [SPEC], 16, 3, 2, "00", "11", RING, RING)
+BRIEF = ClientDescription("client 7", 1000, "idle", 10, 4096, 2.5, 30.1, COUNTERS)
+DETAILED = msgspec.structs.replace(BRIEF, state="inferring", session=SESSION)
 EXAMPLES: list[AnyMessage] = [
-    Hello(1, "0.1.0", "glibc 2.36", "client 7 on sim", 10, 2, [SPEC], [SPEC], "my_policy", "abc"),
-    Hello(1, "0.1.0", "glibc 2.36", "client 7 on sim", 10, 2, [SPEC]),
+    Hello(2, "0.1.0", "glibc 2.36", "client 7 on sim", 10, 2, [SPEC], [SPEC], "my_policy", "abc"),
+    Hello(2, "0.1.0", "glibc 2.36", "client 7 on sim", 10, 2, [SPEC]),
     STATUS,
-    Welcome(99, "my_policy", "abc", [SPEC], [SPEC], 16, 2, "00", "11", ["/a", "/b", "/c", "/d"]),
+    Welcome(99, "my_policy", "abc", [SPEC], [SPEC], 16, 3, 2, "00", "11", ["/a", "/b", "/c", "/d"]),
     Failure("SpecError", "they do not agree", "ValueError", "Traceback …"),
     Attached(),
     Ping(),
     Stop(),
     Query(),
-    Description("default", "0.1.0", 7, "my_policy", STATUS, [ClientDescription("client 7", 10, 3, 1000, 2.5)]),
+    Query(details=True),
+    Description("default", "0.1.0", 7, 1000, "my_policy", "abc", STATUS, 60.0, 3, [BRIEF, DETAILED]),
     Close("the host is stopping"),
     Close(),
 ]
@@ -230,6 +238,35 @@ def test_a_failure_can_be_read_with_any_json_reader() -> None:
     raw = json.loads(encode_failure(failure_from_exception(SpecError("they do not agree"))))
     assert raw["error"] == "SpecError"
     assert isinstance(exception_from_failure(Failure("TimedOutError", "late")), TimedOutError)
+
+
+def test_details_are_given_only_if_asked_for() -> None:
+    assert not Query().details
+    (described,) = (client for message in EXAMPLES if isinstance(message, Description) for client in message.clients if client.session is not None)
+    assert described.session == SESSION
+    raw = msgspec.msgpack.decode(encode(Query()))
+    del raw["details"]
+    assert decode(msgspec.msgpack.encode(raw)) == Query()
+
+
+def test_a_description_becomes_json_for_scripts() -> None:
+    (message,) = (message for message in EXAMPLES if isinstance(message, Description))
+    raw = json.loads(msgspec.json.encode(message))
+    assert raw["clients"][1]["session"]["observation_ring"] == {"slots": 2, "free": 1, "full": 0, "moved": 17, "held": 1}
+    assert raw["clients"][1]["counters"] == {"requests": 17, "rows": 30, "failures": 2, "infer_seconds": 0.5}
+
+
+@pytest.mark.parametrize("field", ["uid", "state", "counters", "rate"])
+def test_a_description_of_a_client_that_leaves_something_out_is_the_hosts_fault(field: str) -> None:
+    (message,) = (message for message in EXAMPLES if isinstance(message, Description))
+    raw = msgspec.msgpack.decode(encode(message))
+    del raw["clients"][0][field]
+    with pytest.raises(RemoteProtocolError, match=field):
+        decode(msgspec.msgpack.encode(raw))
+
+
+def test_the_protocol_is_the_documented_one() -> None:
+    assert messages.PROTOCOL_VERSION == 2
 
 
 def test_states_are_words_for_people() -> None:

@@ -7,8 +7,8 @@ import pytest
 from sample_policies import Affine
 
 import shmbridge
-from shmbridge.errors import SpecError
-from shmbridge.policy import MAX_HORIZON, PolicySpecs
+from shmbridge.errors import PolicyError, SpecError
+from shmbridge.policy import MAX_HORIZON, MAX_OBSERVATION_STEPS, PolicySpecs
 from shmbridge.spec import TensorSpec
 
 Q = TensorSpec("q", (3,), "float32")
@@ -25,6 +25,17 @@ def test_specs_are_kept_as_tuples_so_that_they_cannot_change() -> None:
 def test_an_impossible_horizon_is_refused(horizon: int) -> None:
     with pytest.raises(SpecError, match="horizon must lie between"):
         PolicySpecs([Q], [Q], horizon)
+
+
+@pytest.mark.parametrize("steps", [0, -1, MAX_OBSERVATION_STEPS + 1])
+def test_an_impossible_number_of_observation_steps_is_refused(steps: int) -> None:
+    with pytest.raises(SpecError, match="observation_steps must lie between"):
+        PolicySpecs([Q], [Q], observation_steps=steps)
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(1, (3,)), (2, (3, 2)), (MAX_OBSERVATION_STEPS, (3, MAX_OBSERVATION_STEPS))])
+def test_several_observations_stand_behind_the_environments(steps: int, batch: tuple[int, ...]) -> None:
+    assert PolicySpecs([Q], [Q], observation_steps=steps).observation_batch(3) == batch
 
 
 def test_two_tensors_of_one_name_are_refused_on_either_side() -> None:
@@ -67,3 +78,8 @@ def test_a_policy_without_state_needs_no_method_for_it() -> None:
     assert policy.new_session(3) is None
     policy.reset(None, [0], [""])
     policy.close()
+
+
+def test_a_policy_that_says_nothing_about_instructions_refuses_them_by_name() -> None:
+    with pytest.raises(PolicyError, match="the instruction changed within an episode, and Affine takes one at its beginning only; let it implement instruct"):
+        Affine().instruct(None, [0], ["push"])

@@ -30,9 +30,9 @@ from shmbridge.protocol import TRANSITIONS, Conversation, Role, State
 from shmbridge.spec import TensorSpec
 
 SPEC = TensorSpec("q", (7,), "float32")
-HELLO = Hello(1, "0.1.0", "glibc 2.36", "client", 1, 2, [SPEC])
+HELLO = Hello(2, "0.1.0", "glibc 2.36", "client", 1, 2, [SPEC])
 STATUS = Status(HostState.READY, 0.0)
-WELCOME = Welcome(1, "p", "d", [SPEC], [SPEC], 1, 2, "0", "1", ["/a"])
+WELCOME = Welcome(1, "p", "d", [SPEC], [SPEC], 1, 1, 2, "0", "1", ["/a"])
 MESSAGES: list[AnyMessage] = [
     HELLO,
     STATUS,
@@ -42,7 +42,7 @@ MESSAGES: list[AnyMessage] = [
     Ping(),
     Stop(),
     Query(),
-    Description("default", "0.1.0", 1, "p", STATUS, []),
+    Description("default", "0.1.0", 1, 0, "p", "d", STATUS, 2.5, 1, []),
     Close(),
 ]
 WELCOMED: list[tuple[Role, AnyMessage]] = [(Role.CLIENT, HELLO), (Role.HOST, STATUS), (Role.HOST, STATUS), (Role.HOST, WELCOME)]

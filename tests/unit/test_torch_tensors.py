@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from sample_policies import TakesAll  # noqa: E402  # only where torch is
+from sample_policies import Remembering, TakesAll  # noqa: E402  # only where torch is
 
 import shmbridge  # noqa: E402
 from shmbridge.arrays import arrays_of_kind  # noqa: E402
@@ -35,7 +35,7 @@ def test_a_tensor_comes_back_as_it_went_in(dtype: str) -> None:
     value = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(getattr(torch, dtype))
     out = spec.generate(2)
     arrays.write(arrays.check(value, spec, 2), out)
-    again = arrays.read(out.copy(), spec)
+    again = arrays.result({"q": out.copy()}, [spec])["q"]
     assert again.dtype is value.dtype
     assert torch.equal(again, value)
 
@@ -53,7 +53,7 @@ def test_numpy_arrays_and_text_may_be_mixed_in() -> None:
     out = task.generate(2)
     arrays.write(arrays.check(["a", "ö"], task, 2), out)
     assert out.tolist() == [b"a", "ö".encode()]
-    assert arrays.read(out, task) is out
+    assert arrays.result({"task": out}, [task])["task"] is out
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 4), torch.zeros(3, 3), torch.zeros(2, 3, dtype=torch.bfloat16)])
@@ -116,6 +116,43 @@ def test_nested_dicts_of_tensors_go_in_and_come_out() -> None:
         assert reply["arm"]["right"].dtype is torch.bfloat16
         assert torch.equal(reply["arm"]["right"], torch.full((2, 2), 1.5, dtype=torch.bfloat16))
         reply["arm"]["left"] += 1
+
+
+def test_actions_come_out_nested_by_name() -> None:
+    specs = [TensorSpec("arm/left", (2,), "float32"), TensorSpec("arm/right", (2,), "float32"), TensorSpec("grip", (), "bool")]
+    result = TorchArrays().result({spec.name: spec.generate(3) for spec in specs}, specs)
+    assert result.keys() == {"arm", "grip"}
+    assert {name: tuple(tensor.shape) for name, tensor in result["arm"].items()} == {"left": (3, 2), "right": (3, 2)}
+
+
+@pytest.mark.parametrize("num_envs", [None, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "int64"])
+def test_tensors_are_stacked_as_arrays_are(dtype: str, num_envs: int | None) -> None:
+    policy = Remembering()
+    batch = () if num_envs is None else (num_envs,)
+    make = lambda number: {"q": torch.full((*batch, 3), number, dtype=getattr(torch, dtype))}  # noqa: E731  # shorter so
+    with connect(policy, example=make(0), num_envs=num_envs, array="torch") as client:
+        for number in range(9):
+            client.act(make(number))
+    seen = [to_torch(observation)["q"] for observation in policy.seen]
+    seen = [tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor for tensor in seen]
+    assert all(tuple(tensor.shape) == (num_envs or 1, 3, 3) for tensor in seen)
+    assert [tensor[-1, :, 1].tolist() for tensor in seen[-3:]] == [[0, 0, 0], [2, 3, 4], [6, 7, 8]]
+
+
+def test_a_tensor_that_is_not_sent_is_part_of_the_past_and_is_checked() -> None:
+    policy = Remembering()
+    example = {"q": torch.zeros(2, 3)}
+    with connect(policy, example=example, num_envs=2, array="torch", latest_only=True) as client:
+        client.act(example)
+        for wrong in (torch.full((2, 3), float("nan")), torch.zeros(2, 3, dtype=torch.float64)):
+            with pytest.raises(SpecError):
+                client.act({"q": wrong})
+        client.act({"q": torch.ones(2, 3)})
+        reply = client.infer({"q": torch.full((2, 3), 2.0)})
+        assert isinstance(reply["action"], torch.Tensor)
+        assert reply.valid.tolist() == [True, True]
+    assert policy.seen[-1]["q"][:, :, 0].tolist() == [[0, 1, 2]] * 2
 
 
 def test_a_scalar_action_without_a_batch_axis_is_a_scalar_tensor() -> None:

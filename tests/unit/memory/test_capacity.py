@@ -8,7 +8,7 @@ import pytest
 
 from shmbridge.errors import SharedMemoryFullError
 from shmbridge.memory import capacity
-from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room, cgroup_room, check_room, megabytes, tmpfs_room
+from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room, cgroup_cores, cgroup_room, check_room, megabytes, tmpfs_room
 
 MB = 1_000_000
 
@@ -71,6 +71,33 @@ def test_a_group_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
     write_group(tmp_path / "cg", memory__max=10 * MB, memory__current=20 * MB)
     room = cgroup_room(str(tmp_path / "cg"), membership(tmp_path, "0::/"))
     assert room is not None and room.free == 0
+
+
+def test_the_time_of_a_version_2_group_is_told_in_cores(tmp_path: Path) -> None:
+    write_group(tmp_path / "cg" / "job", cpu__max="150000 100000")
+    assert cgroup_cores(str(tmp_path / "cg"), membership(tmp_path, "0::/job")) == 1.5
+
+
+def test_the_time_of_a_version_1_group_is_told_in_cores(tmp_path: Path) -> None:
+    write_group(tmp_path / "cg" / "cpu" / "docker" / "abc", cpu__cfs_quota_us=50_000, cpu__cfs_period_us=100_000)
+    assert cgroup_cores(str(tmp_path / "cg"), membership(tmp_path, "2:cpu,cpuacct:/docker/abc")) == 0.5
+
+
+def test_the_group_with_the_least_time_counts(tmp_path: Path) -> None:
+    write_group(tmp_path / "cg" / "pod", cpu__max="200000 100000")
+    write_group(tmp_path / "cg" / "pod" / "job", cpu__max="800000 100000")
+    assert cgroup_cores(str(tmp_path / "cg"), membership(tmp_path, "0::/pod/job")) == 2.0
+
+
+@pytest.mark.parametrize("content", ["max 100000", "", "nonsense", "1 0", "100000"])
+def test_no_limit_of_time_is_no_limit(tmp_path: Path, content: str) -> None:
+    write_group(tmp_path / "cg" / "job", cpu__max=content)
+    assert cgroup_cores(str(tmp_path / "cg"), membership(tmp_path, "0::/job")) is None
+
+
+def test_a_version_1_group_without_a_quota_limits_nothing(tmp_path: Path) -> None:
+    write_group(tmp_path / "cg" / "cpu", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100_000)
+    assert cgroup_cores(str(tmp_path / "cg"), membership(tmp_path, "1:cpu:/")) is None
 
 
 def test_the_room_in_a_file_system_is_what_it_says(tmp_path: Path) -> None:

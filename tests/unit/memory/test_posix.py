@@ -316,6 +316,18 @@ def test_a_lock_is_taken_once(lock_path: str) -> None:
     os.close(second)
 
 
+def test_a_lock_that_is_not_to_be_made_is_missing_where_it_is_missing(lock_path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        posix.lock_file(lock_path, create=False)
+    assert not os.path.exists(lock_path)
+    first = posix.lock_file(lock_path)
+    assert first is not None
+    os.close(first)
+    second = posix.lock_file(lock_path, create=False)
+    assert second is not None
+    os.close(second)
+
+
 def test_a_refused_lock_leaves_no_descriptor(lock_path: str) -> None:
     held = posix.lock_file(lock_path)
     assert held is not None

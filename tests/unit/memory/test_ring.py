@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from helpers import Child
+from helpers import Child, Line
 
+from shmbridge.counters import RingStatistics
 from shmbridge.errors import LocalProtocolError, PeerLostError
 from shmbridge.layout import Layout, ObservationHeader, observation_layout
 from shmbridge.memory.posix import Semaphore, unlink_semaphore
@@ -29,7 +30,6 @@ class Ring:
 
     name: str
     slots: int
-    lost: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.made = CreatedSegment(LAYOUT, self.slots, writable_here=True)
@@ -37,12 +37,9 @@ class Ring:
         self.made.forget_descriptor()
         self.free = Semaphore.create(f"/shmbridge.{self.name}.0.free", self.slots)
         self.full = Semaphore.create(f"/shmbridge.{self.name}.0.full", 0)
-        self.producer = Producer(self.made.slots, self.free, self.full, lambda: self.raise_if_lost("producer"))
-        self.consumer = Consumer(self.attached.slots, self.free, self.full, lambda: self.raise_if_lost("consumer"))
-
-    def raise_if_lost(self, side: str) -> None:
-        if side in self.lost:
-            raise PeerLostError(self.lost[side])
+        self.writers_line, self.readers_line = Line(), Line()
+        self.producer = Producer(self.made.slots, self.free, self.full, self.writers_line)
+        self.consumer = Consumer(self.attached.slots, self.free, self.full, self.readers_line)
 
     def put(self, number: int) -> None:
         slot = self.producer.loan(Deadline(LONG))
@@ -177,7 +174,7 @@ def test_the_readers_arrays_cannot_be_written(ring: Ring) -> None:
 
 
 def test_a_lost_consumer_is_said_before_anything_is_lent(ring: Ring) -> None:
-    ring.lost["producer"] = "gone"
+    ring.writers_line.ended = PeerLostError("gone")
     with pytest.raises(PeerLostError, match="gone"):
         ring.producer.loan(SOON)
     assert ring.free.value == ring.slots
@@ -185,7 +182,7 @@ def test_a_lost_consumer_is_said_before_anything_is_lent(ring: Ring) -> None:
 
 def test_a_lost_producer_is_said_before_what_it_published_is_read(ring: Ring) -> None:
     ring.put(1)
-    ring.lost["consumer"] = "gone"
+    ring.readers_line.ended = PeerLostError("gone")
     with pytest.raises(PeerLostError, match="gone"):
         ring.consumer.take(SOON)
     with pytest.raises(PeerLostError, match="gone"):
@@ -203,7 +200,7 @@ def test_a_post_that_stands_for_no_slot_wakes_the_reader_and_gives_it_nothing(ri
 
     reader = threading.Thread(target=read)
     reader.start()
-    ring.lost["consumer"] = "killed"  # first the mark, then the post: what the one who is woken sees
+    ring.readers_line.ended = PeerLostError("killed")  # first the mark, then the post: what the one who is woken sees
     ring.full.release()
     reader.join()
     assert [str(error) for error in errors] == ["killed"]
@@ -222,13 +219,59 @@ def test_a_post_that_stands_for_no_slot_wakes_the_writer_and_lends_it_nothing(ri
 
     writer = threading.Thread(target=write)
     writer.start()
-    ring.lost["producer"] = "killed"
+    ring.writers_line.ended = PeerLostError("killed")
     ring.free.release()
     writer.join()
     assert len(errors) == 1
-    ring.lost.clear()
+    ring.writers_line.ended = None
     with pytest.raises(LocalProtocolError, match="nothing is lent"):
         ring.producer.publish()
+
+
+def test_each_end_says_where_the_ring_stands(ring: Ring) -> None:
+    slots = ring.slots
+    assert ring.producer.statistics() == RingStatistics(slots=slots, free=slots, full=0, moved=0, held=0)
+    assert ring.consumer.statistics() == RingStatistics(slots=slots, free=slots, full=0, moved=0, held=0)
+    ring.put(1)
+    ring.put(2)
+    first = ring.consumer.take(SOON)
+    assert first is not None
+    assert ring.producer.statistics() == RingStatistics(slots=slots, free=slots - 2, full=1, moved=2, held=0)
+    assert ring.consumer.statistics() == RingStatistics(slots=slots, free=slots - 2, full=1, moved=1, held=1)
+    second = ring.consumer.take(SOON)
+    assert second is not None
+    ring.consumer.release(second)
+    assert ring.consumer.statistics().held == 2, "its slot is kept back"
+    ring.consumer.release(first)
+    assert ring.consumer.statistics() == RingStatistics(slots=slots, free=slots, full=0, moved=2, held=0)
+
+
+def test_a_lent_slot_is_held_until_it_is_published(ring: Ring) -> None:
+    ring.producer.loan(SOON)
+    ring.producer.loan(SOON)
+    assert (ring.producer.statistics().held, ring.producer.statistics().free) == (1, ring.slots - 1)
+    ring.producer.publish()
+    assert (ring.producer.statistics().held, ring.producer.statistics().moved) == (0, 1)
+
+
+def test_the_next_slot_is_the_one_that_the_number_moved_points_to(ring: Ring) -> None:
+    for number in range(2 * ring.slots + 1):
+        place = ring.producer.statistics().moved % ring.slots
+        assert ring.producer.loan(SOON) is ring.made.slots[place]
+        ring.put(number)
+        assert ring.consumer.statistics().moved % ring.slots == place
+        slot = ring.consumer.take(SOON)
+        assert slot is ring.attached.slots[place]
+        ring.consumer.release(slot)
+
+
+def test_a_ring_that_is_over_holds_nothing(ring: Ring) -> None:
+    ring.put(1)
+    ring.producer.loan(SOON)
+    ring.consumer.take(SOON)
+    for end in (ring.producer, ring.consumer):
+        end.forget()
+        assert (end.statistics().slots, end.statistics().held) == (0, 0)
 
 
 def test_two_threads_pass_thousands_in_order(ring: Ring) -> None:
@@ -239,8 +282,8 @@ def test_two_threads_pass_thousands_in_order(ring: Ring) -> None:
 
 
 WRITER = """
-import sys, os, socket
-import numpy as np
+import sys, os
+from helpers import Line
 from shmbridge.layout import ObservationHeader, observation_layout
 from shmbridge.memory.posix import Semaphore
 from shmbridge.memory.ring import Producer
@@ -252,7 +295,7 @@ layout = observation_layout([TensorSpec("number", (16,), "int64")], 1)
 descriptor = os.open(path, os.O_RDWR)
 segment = Segment(layout, 2, descriptor, writable=True)
 free, full = (Semaphore.open(f"/shmbridge.{name}.0.{kind}") for kind in ("free", "full"))
-producer = Producer(segment.slots, free, full, lambda: None)
+producer = Producer(segment.slots, free, full, Line())
 for number in range(count):
     slot = producer.loan(Deadline(60.0))
     slot.tensors["number"][...] = number
@@ -270,7 +313,7 @@ def test_two_processes_pass_thousands_in_order(unique_name: str, start: Callable
     free, full = Semaphore.create(f"/shmbridge.{unique_name}.0.free", 2), Semaphore.create(f"/shmbridge.{unique_name}.0.full", 0)
     try:
         writer = start(WRITER, unique_name, f"/proc/{os.getpid()}/fd/{made.for_peer}", count)
-        consumer = Consumer(made.slots, free, full, lambda: None)
+        consumer = Consumer(made.slots, free, full, Line())
         for number in range(count):
             slot = consumer.take(Deadline(LONG))
             assert slot is not None

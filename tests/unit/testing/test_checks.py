@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -225,6 +226,90 @@ def test_policies_without_fault_pass():
     check_policy(sample.Affine, [Q])
     check_policy(Counting, [Q, MARK], num_envs=3)
     check_policy(MarkingPolicy, [MARK])
+
+
+class Stacked(sample.Affine):
+    """Adds up what it saw over three steps."""
+
+    def specs(self, offered):
+        return dataclasses.replace(super().specs(offered), observation_steps=3)
+
+    def infer(self, session, observation, env_ids):
+        return {"action": np.repeat(observation["q"].sum(1, dtype=np.float32)[:, None], self.horizon, axis=1)}
+
+
+class ForgetsTheSteps(Stacked):
+    """Asks for several steps, and reads the observation as if there were one."""
+
+    def infer(self, session, observation, env_ids):
+        return sample.Affine.infer(self, session, observation, env_ids)
+
+
+class Obeys(sample.Affine):
+    """Adds the length of its instruction, kept per session."""
+
+    def new_session(self, num_envs):
+        return {"text": ""}
+
+    def instruct(self, session, env_ids, task):
+        session["text"] = task[0] + "!" * int(task[0][-1])
+
+    def infer(self, session, observation, env_ids):
+        return {"action": super().infer(session, observation, env_ids)["action"] + np.float32(len(session["text"]))}
+
+
+class ObeysAnyone(Obeys):
+    """The same, but kept on the policy."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.shared = {"text": ""}
+
+    def new_session(self, num_envs):
+        self.shared["text"] = ""
+        return self.shared
+
+
+class FailsWhenInstructed(sample.Affine):
+    def instruct(self, session, env_ids, task):
+        raise KeyError(task[0])
+
+
+class FailsWhenResetInPart(sample.Affine):
+    def reset(self, session, env_ids, task):
+        if len(env_ids) == 1:
+            raise NotImplementedError("all or none")
+
+
+def test_policies_that_see_several_steps_pass():
+    check_policy(Stacked, [Q])
+    check_policy(sample.Remembering, [Q, MARK], num_envs=3)
+    check_policy(lambda: MarkingPolicy(observation_steps=2), [MARK])
+
+
+def test_policy_that_forgets_the_axis_of_the_steps_fails():
+    with pytest.raises(PolicyRaisedError, match="could not be broadcast"):
+        check_policy(ForgetsTheSteps, [Q])
+
+
+def test_policies_that_take_instructions_pass_as_those_that_refuse_them():
+    check_policy(sample.Instructed, [Q])
+    check_policy(Obeys, [Q])
+
+
+def test_policy_that_shares_instructions_between_sessions_fails():
+    with pytest.raises(AssertionError, match="interleaved"):
+        check_policy(ObeysAnyone, [Q])
+
+
+def test_policy_that_fails_when_instructed_is_told_how_to_refuse():
+    with pytest.raises(AssertionError, match=r"refuse it by raising shmbridge.PolicyError; it raised KeyError"):
+        check_policy(FailsWhenInstructed, [Q])
+
+
+def test_policy_that_cannot_begin_an_episode_in_one_environment_fails():
+    with pytest.raises(PolicyRaisedError, match="all or none"):
+        check_policy(FailsWhenResetInPart, [Q])
 
 
 def test_policy_that_acts_differently_in_company_fails():

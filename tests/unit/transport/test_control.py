@@ -17,8 +17,8 @@ from shmbridge.protocol import Conversation, Role
 from shmbridge.transport.control import Control
 from shmbridge.transport.stream import Stream
 
-HELLO = Hello(1, "0.1.0", "glibc 2.36", "client", 1, 2, [])
-WELCOME = Welcome(1, "p", "d", [], [], 1, 2, "0", "1", ["/a"])
+HELLO = Hello(2, "0.1.0", "glibc 2.36", "client", 1, 2, [])
+WELCOME = Welcome(1, "p", "d", [], [], 1, 1, 2, "0", "1", ["/a"])
 LONG = 60.0
 
 

@@ -18,7 +18,7 @@ def answer(observation: Slot, action: Slot) -> None:
     """Answer with the first number of the observation, everywhere."""
     header = observation.read_header()
     action.tensors["action"][...] = observation.tensors["q"][0, 0]
-    action.write_header(ActionHeader(header.generation, header.sequence, 0, 0))
+    action.write_header(ActionHeader(header.generation, header.sequence, 0, 0, 1))
 
 
 @pytest.fixture
@@ -52,6 +52,19 @@ def test_a_loan_is_the_same_until_it_is_published(connection: LocalConnection) -
     assert connection.loan(SOON) is not slot
 
 
+def test_answers_are_there_as_soon_as_an_observation_was_sent(connection: LocalConnection) -> None:
+    for expected in (1, 2):
+        submit(connection, expected)
+        assert connection.arrived == expected
+    slot = connection.take(SOON)
+    assert slot is not None
+    assert connection.arrived == 1
+
+
+def test_there_are_no_rings_to_tell_of(connection: LocalConnection) -> None:
+    assert connection.statistics() is None
+
+
 def test_more_answers_than_slots_are_our_callers_fault(connection: LocalConnection) -> None:
     submit(connection, 1)
     submit(connection, 2)
@@ -80,7 +93,13 @@ def test_slots_begin_on_pages_as_in_a_mapping(connection: LocalConnection) -> No
 def test_a_closed_session_says_so(connection: LocalConnection) -> None:
     connection.close()
     connection.close()
-    for call in (lambda: connection.loan(SOON), lambda: connection.take(SOON), lambda: connection.publish(1), lambda: connection.host_status(SOON)):
+    for call in (
+        lambda: connection.loan(SOON),
+        lambda: connection.take(SOON),
+        lambda: connection.publish(1),
+        lambda: connection.arrived,
+        lambda: connection.host_status(SOON),
+    ):
         with pytest.raises(ClosedError, match="closed here"):
             call()
 

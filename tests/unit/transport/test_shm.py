@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from helpers import make_agreement, mapped_segments, open_descriptors, ours_in_shm
 
+from shmbridge.counters import RingStatistics
 from shmbridge.errors import ClosedError, LayoutMismatchError, PeerLostError, RemoteProtocolError, SegmentNotReadyError, SharedMemoryFullError, ShmbridgeError
 from shmbridge.layout import ActionHeader, ObservationHeader
 from shmbridge.memory import capacity
@@ -44,7 +45,7 @@ class Session:
 
     def attach(self, **changes: object) -> ShmConnection:
         """Shake hands; ``changes`` are made to the welcome."""
-        self.control.say(Hello(1, "0.1.0", "glibc", "client 1", 2, 2, []))
+        self.control.say(Hello(2, "0.1.0", "glibc", "client 1", 2, 2, []))
         self._hear()
         welcome, descriptors = self.end.welcome()
         self.host_stream.send(self.conversation.send(msgspec.structs.replace(welcome, **changes)), descriptors)
@@ -84,7 +85,7 @@ def answer(session: Session) -> None:
     assert observation is not None and action is not None
     header = observation.read_header()
     action.tensors["action"][...] = observation.tensors["q"][:, None, :]
-    action.write_header(ActionHeader(header.generation, header.sequence, 0, 0))
+    action.write_header(ActionHeader(header.generation, header.sequence, 0, 0, 1))
     session.end.publish()
     session.end.release(observation)
 
@@ -109,6 +110,64 @@ def test_observations_go_there_and_actions_come_back(session: Session) -> None:
         assert slot.tensors["action"][1, 2, 1] == number
         connection.release(slot)
     assert connection.take(SOON) is None
+
+
+def test_answers_that_could_be_taken_are_counted_and_so_is_where_the_rings_stand(session: Session) -> None:
+    connection = session.attach()
+    assert connection.arrived == 0
+    publish(connection, 1)
+    publish(connection, 2)
+    answer(session)
+    assert connection.arrived == 1
+    ours, theirs = connection.statistics(), session.end.statistics()
+    assert ours is not None and theirs is not None
+    assert ours == (RingStatistics(slots=2, free=1, full=1, moved=2, held=0), RingStatistics(slots=2, free=1, full=1, moved=0, held=0))
+    assert theirs == (RingStatistics(slots=2, free=1, full=1, moved=1, held=0), RingStatistics(slots=2, free=1, full=1, moved=1, held=0))
+    answer(session)
+    assert connection.arrived == 2
+    for left in (1, 0):
+        slot = connection.take(Deadline(LONG))
+        assert slot is not None
+        connection.release(slot)
+        assert connection.arrived == left
+
+
+def test_a_session_that_is_over_has_no_rings_to_tell_of(session: Session) -> None:
+    connection = session.attach()
+    session.end.close()
+    assert session.end.statistics() is None
+    connection.close()
+    assert connection.statistics() is None
+
+
+def test_a_lost_host_leaves_no_rings_to_tell_of(session: Session) -> None:
+    connection = session.attach()
+    session.host_stream.close()
+    while session.control.ended is None:
+        threading.Event().wait(0.005)
+    assert connection.statistics() is None
+
+
+def test_where_the_rings_stand_may_be_asked_while_they_are_being_closed(unique_name: str) -> None:
+    """The host's other thread asks; a closed semaphore would be a segmentation fault, or an exception of another library."""
+    for _ in range(20):
+        session = Session(unique_name, make_agreement(2))
+        session.attach()
+        stop, found = threading.Event(), []
+
+        def look(session: Session = session, stop: threading.Event = stop, found: list[object] = found) -> None:
+            while not stop.is_set():
+                found.append(session.end.statistics())
+
+        looker = threading.Thread(target=look)
+        looker.start()
+        while not found:
+            stop.wait(0.0005)
+        session.end.close()
+        stop.set()
+        looker.join()
+        assert found[0] is not None
+        session.close()
 
 
 def test_each_observation_rings_the_bell(session: Session) -> None:
@@ -170,21 +229,19 @@ def test_a_lost_host_wakes_a_blocked_client_with_peer_phase_and_sequence(session
     assert f"we were waiting for {waits_for} (observation 2)" in str(error)
 
 
-def test_after_the_loss_nothing_is_lent_published_taken_or_released(session: Session) -> None:
+def test_after_the_loss_nothing_is_lent_or_taken_or_told(session: Session) -> None:
     connection = session.attach()
     publish(connection, 1)
     answer(session)
-    slot = connection.take(Deadline(LONG))
-    assert slot is not None
+    assert connection.arrived == 1
     assert connection.loan(SOON) is not None
     session.host_stream.close()
     while session.control.ended is None:
         threading.Event().wait(0.005)
     for call in (
         lambda: connection.loan(SOON),
-        lambda: connection.publish(2),
         lambda: connection.take(SOON),
-        lambda: connection.release(slot),
+        lambda: connection.arrived,
         lambda: connection.host_status(SOON),
         lambda: connection.stop_host(SOON),
     ):
@@ -195,15 +252,19 @@ def test_after_the_loss_nothing_is_lent_published_taken_or_released(session: Ses
 def test_closing_from_another_thread_ends_a_blocked_wait(session: Session) -> None:
     connection = session.attach()
     errors: list[ShmbridgeError] = []
+    entered = threading.Event()
 
     def wait() -> None:
         try:
-            connection.take(Deadline(LONG))
+            with connection.in_use:  # as a client does, so that closing waits until we have left
+                entered.set()
+                connection.take(Deadline(LONG))
         except ShmbridgeError as error:
             errors.append(error)
 
     waiter = threading.Thread(target=wait)
     waiter.start()
+    entered.wait()
     connection.close()
     waiter.join()
     assert [type(error) for error in errors] == [ClosedError]
