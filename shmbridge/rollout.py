@@ -41,10 +41,21 @@ class Moment(NamedTuple):
     """What a watcher sees once per step, before the observation is sent."""
 
     step: int
+    """Steps made so far; 0 before the first."""
     observation: LoanedSlot
     """Arrays in shared memory, about to be sent: copy what you keep."""
+    episodes: np.ndarray
+    """(num_envs,) int64: index of the episode that each row of the observation belongs to. With ``Autoreset.NEXT_STEP`` the last
+    observation of an episode is among them."""
     finished: Sequence[Episode]
-    """Episodes that ended since the last moment."""
+    """Counted episodes that the step just made has ended."""
+    last: Mapping[int, Mapping[str, np.ndarray]]
+    """Per environment that has been reset since: the last observation of its episode, rows without batch axis; copies. Empty where
+    environments reset themselves: with ``Autoreset.SAME_STEP`` nobody sees it."""
+    actions: Mapping[str, np.ndarray]
+    """What the step just made did, ``(num_envs, *spec.shape)`` each; copies, yours to keep. Empty before the first."""
+    acted_in: np.ndarray
+    """(num_envs,) int64: index of the episode in which each action was taken; -1 where the environment ignored it to reset itself."""
 
 
 Watch = Callable[[Moment], None]
@@ -106,7 +117,7 @@ def rollout(
         raise SpecError("give exactly one of num_steps and num_episodes")
     if environment.num_envs != client.agreement.num_envs:
         raise SpecError(f"the environment has {environment.num_envs} copies, the session {client.agreement.num_envs}")
-    run = _Run(environment, client, num_episodes, seed)
+    run = _Run(environment, client, num_episodes, seed, watched=watch is not None)
     run.begin()
     while not run.is_done(num_steps):
         if watch is not None:
@@ -120,14 +131,18 @@ def rollout(
 class _Run:
     """The state of one rollout."""
 
-    def __init__(self, environment: Environment, client: Client, num_episodes: int | None, seed: int) -> None:
+    def __init__(self, environment: Environment, client: Client, num_episodes: int | None, seed: int, *, watched: bool) -> None:
         self._environment, self._client = environment, client
-        self._num_episodes, self._seed = num_episodes, seed
+        self._num_episodes, self._seed, self._watched = num_episodes, seed, watched
         self._num_envs = environment.num_envs
         self._index = list(range(self._num_envs))
         self._length = [0] * self._num_envs
+        self._told = [""] * self._num_envs
         self._resets_next = np.zeros(self._num_envs, np.bool_)
         self._finished: list[Episode] = []
+        self._last: dict[int, dict[str, np.ndarray]] = {}
+        self._actions: dict[str, np.ndarray] = {}
+        self._acted_in = np.full(self._num_envs, -1, np.int64)
         self.result = RolloutResult()
 
     def begin(self) -> None:
@@ -144,8 +159,11 @@ class _Run:
 
     def moment(self) -> Moment:
         """Return what a watcher may see now."""
+        # Where an environment waits to reset itself, the next index is reserved already, but the row is still its last episode's.
+        episodes = np.asarray(self._index, np.int64) - np.where(self._resets_next, self._num_envs, 0)
         finished, self._finished = self._finished, []
-        return Moment(self.result.steps, self._slot, finished)
+        last, self._last = self._last, {}
+        return Moment(self.result.steps, self._slot, episodes, finished, last, self._actions, self._acted_in)
 
     def step(self) -> None:
         """Ask the policy, step the simulator, and begin new episodes where some ended."""
@@ -153,11 +171,20 @@ class _Run:
         if reply.timing is not None:
             self.result.timings.append(reply.timing)
         self.result.add_actions(reply.actions)
+        self._note(reply.actions)
         self._slot = self._client.loan()
         step = self._environment.step(reply.actions, out=self._slot)
         self.result.steps += 1
         self._count(step)
-        self._begin_episodes(step, np.asarray(step.terminated | step.truncated) & ~self._resets_next)
+        ended = np.asarray(step.terminated | step.truncated) & ~self._resets_next
+        self._tell_new_tasks(np.flatnonzero(~ended & ~self._resets_next).tolist(), step.info)
+        self._begin_episodes(step, ended)
+
+    def _note(self, actions: Mapping[str, np.ndarray]) -> None:
+        """Keep for the watcher what the environment is given, before it may change it."""
+        if self._watched:
+            self._actions = {name: array.copy() for name, array in actions.items()}
+            self._acted_in = np.where(self._resets_next, -1, np.asarray(self._index, np.int64))
 
     def _count(self, step: Step) -> None:
         for env_id in np.flatnonzero(~self._resets_next).tolist():
@@ -182,6 +209,7 @@ class _Run:
             self._tell_policy(np.flatnonzero(self._resets_next).tolist(), step.info)
             self._resets_next = ended
         elif ended.any():
+            self._keep_last(ended)
             infos = self._reset_masked(ended) if mode is Autoreset.DISABLED else step.info
             self._tell_policy(np.flatnonzero(ended).tolist(), infos)
 
@@ -189,6 +217,25 @@ class _Run:
         seeds = [self._seed + self._index[env_id] if mask[env_id] else None for env_id in range(self._num_envs)]
         return self._environment.reset(seed=seeds, options={"reset_mask": mask}, out=self._slot)
 
+    def _keep_last(self, ended: np.ndarray) -> None:
+        """Copy for the watcher what a reset is about to overwrite."""
+        if self._watched and self._environment.autoreset is Autoreset.DISABLED:
+            self._last = {env_id: {name: array[env_id].copy() for name, array in self._slot.items()} for env_id in np.flatnonzero(ended).tolist()}
+
     def _tell_policy(self, env_ids: Sequence[int], infos: Sequence[Info]) -> None:
+        """Tell of new episodes and their tasks."""
         if len(env_ids):
-            self._client.reset(list(env_ids), [str(infos[env_id].get("task", "")) for env_id in env_ids])
+            tasks = [str(infos[env_id].get("task", "")) for env_id in env_ids]
+            self._client.reset(list(env_ids), tasks)
+            self._remember(env_ids, tasks)
+
+    def _tell_new_tasks(self, env_ids: Sequence[int], infos: Sequence[Info]) -> None:
+        """Tell of tasks that changed while their episodes went on. An info without one changes nothing."""
+        changed = {env_id: task for env_id in env_ids if (task := str(infos[env_id].get("task", self._told[env_id]))) != self._told[env_id]}
+        if changed:
+            self._client.instruct(list(changed), list(changed.values()))
+            self._remember(list(changed), list(changed.values()))
+
+    def _remember(self, env_ids: Sequence[int], tasks: Sequence[str]) -> None:
+        for env_id, task in zip(env_ids, tasks, strict=True):
+            self._told[env_id] = task

@@ -40,7 +40,7 @@ def main():
             time.sleep(0.02)  # the simulator
             reply = policy.poll(timeout=None)
             assert reply["action"][0, 0] == count - 1  # answers come in order
-            assert reply.age[0] == 1  # and say how old they are
+            assert (reply.step[0], reply.age[0]) == (count - 1, 1)  # and say which step they answer, and how long ago that was
         policy.poll(timeout=None)
         policy.stop_host()
     process.join()

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import demo, testing
+from . import bench, demo, testing
 from .programs import Programs, SetupError, SignalledError, complain, say
 from .project import Project
 from .venvs import setting_up
@@ -20,6 +20,7 @@ Sets up what is needed, once, under .venvs/, and then does one of the project's 
 
   demo    a camera task in a simulator, driven by a trained policy in another process, through shared memory
   test    the tests, against the built wheel, on every supported Python of this machine
+  bench   round trips, against what Python can do without this library
   check   ruff, mypy and shellcheck
   wheel   build the wheel into dist/
 
@@ -56,8 +57,9 @@ def wheel(programs: Programs, project: Project, args: argparse.Namespace) -> int
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bootstrap.py", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="{demo,test,check,wheel}")
-    for name, run, add_flags in (("demo", demo.main, demo.add_flags), ("test", testing.test, testing.add_flags)):
+    commands = parser.add_subparsers(required=True, metavar="{demo,test,bench,check,wheel}")
+    with_flags = (("demo", demo.main, demo.add_flags), ("test", testing.test, testing.add_flags), ("bench", bench.main, bench.add_flags))
+    for name, run, add_flags in with_flags:
         command = commands.add_parser(name, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.set_defaults(run=run)
         add_flags(command)

@@ -1,1 +1,1 @@
-"""Simulator adapters. Each module is a plug-in with its own dependencies and imports nothing of the others."""
+"""Simulator adapters: a plug-in each, with its own dependencies; none imports another. What they share has modules of its own."""

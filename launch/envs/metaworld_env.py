@@ -5,9 +5,8 @@ A seed fixes the whole episode, object and goal positions included. Meta-World's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 import shmbridge
+from shmbridge_launch.envs.one_by_one import Copy, OneByOneEnvironment
 
 STATE = shmbridge.TensorSpec("policy/state", (39,), "float64")
 GRIPPER = shmbridge.TensorSpec("policy/gripper", (4,), "float32", unit="m, m, m, fraction")
@@ -51,7 +51,7 @@ class MetaWorldConfig:
 
 
 @shmbridge.register_environment("metaworld")
-class MetaWorldEnvironment(shmbridge.Environment):
+class MetaWorldEnvironment(OneByOneEnvironment):
     """Copies of one Meta-World task.
 
     Offers, per environment:
@@ -65,7 +65,6 @@ class MetaWorldEnvironment(shmbridge.Environment):
     """
 
     config_type = MetaWorldConfig
-    autoreset = shmbridge.Autoreset.DISABLED
 
     def __init__(
         self,
@@ -77,9 +76,9 @@ class MetaWorldEnvironment(shmbridge.Environment):
         device: str = "cpu",
     ) -> None:
         config = config or MetaWorldConfig()
-        super().__init__(config, num_envs=num_envs, enable_cameras=enable_cameras, headless=headless, device=device)
-        self._config = config
         self._copies = [_Copy(config) for _ in range(num_envs)]
+        super().__init__(config, self._copies, config.task.rsplit("-v", 1)[0].replace("-", " "))
+        self._config = config
         self._camera_of = {f"camera_obs/{name}_rgb": name for name in config.cameras} if enable_cameras else {}
         self._cameras: Cameras | None = None
         if self._camera_of and not config.blank_cameras:
@@ -91,81 +90,44 @@ class MetaWorldEnvironment(shmbridge.Environment):
         images = [shmbridge.TensorSpec(name, size, "uint8", unit="sRGB") for name in self._camera_of]
         return shmbridge.EnvironmentSpecs(observation=[STATE, GRIPPER, *images], action=[ACTION])
 
-    def reset(
-        self,
-        *,
-        seed: Sequence[int | None],
-        options: Mapping[str, Any],
-        out: Mapping[str, np.ndarray],
-    ) -> Sequence[Mapping[str, Any]]:
-        chosen = np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        for row in chosen.tolist():
-            self._copies[row].reset(seed[row])
-            self._observe(row, out)
-        task = self._config.task.rsplit("-v", 1)[0].replace("-", " ")
-        return [{"task": task}] * self.num_envs
-
-    def step(self, action: Mapping[str, np.ndarray], *, out: Mapping[str, np.ndarray]) -> shmbridge.Step:
-        for row, copy in enumerate(self._copies):
-            copy.step(action[ACTION.name][row])
-            self._observe(row, out)
-        return shmbridge.Step(
-            reward=np.array([copy.reward for copy in self._copies]),
-            terminated=np.array([copy.success for copy in self._copies]),
-            truncated=np.array([copy.out_of_time for copy in self._copies]),
-            info=[{"success": copy.success} for copy in self._copies],
-        )
-
-    def episode_metrics(self, info: Mapping[str, Any]) -> dict[str, float]:
-        return {"success_rate": float(info["success"])}
+    def write(self, name: str, row: int, out: np.ndarray) -> None:
+        copy = self._copies[row]
+        if name == STATE.name:
+            out[:] = copy.state
+        elif name == GRIPPER.name:
+            out[:] = copy.state[:4]
+        elif self._cameras is None:
+            out[:] = BLANK
+        else:
+            self._cameras.render(copy.env.model, copy.env.data, self._camera_of[name], out)
 
     def close(self) -> None:
         if self._cameras is not None:
             self._cameras.close()
-        for copy in self._copies:
-            copy.env.close()
-
-    def _observe(self, row: int, out: Mapping[str, np.ndarray]) -> None:
-        copy = self._copies[row]
-        for name, array in out.items():
-            if name == STATE.name:
-                array[row] = copy.state
-            elif name == GRIPPER.name:
-                array[row] = copy.state[:4]
-            elif self._cameras is None:
-                array[row] = BLANK
-            else:
-                self._cameras.render(copy.env.model, copy.env.data, self._camera_of[name], array[row])
+        super().close()
 
 
-class _Copy:
-    """One simulated robot, and how its episode stands. A finished episode stands still until the next reset."""
-
+class _Copy(Copy):
     def __init__(self, config: MetaWorldConfig) -> None:
+        super().__init__(config.max_episode_steps)
         self.env = _make(config)
         self.state = np.zeros(39)
-        self.reward = 0.0
-        self.success = False
-        self._limit = config.max_episode_steps
 
-    @property
-    def out_of_time(self) -> bool:
-        return not self.success and self.env.curr_path_length >= self._limit
-
-    def reset(self, seed: int | None) -> None:
+    def begin(self, seed: int | None) -> None:
         if seed is not None:
             self.env.seed(seed)
         self.env.reset()
         # Meta-World moves objects by changing the model and then reports, and would draw, where they were before.
         mujoco.mj_forward(self.env.model, self.env.data)
         self.env._prev_obs = self.env._get_curr_obs_combined_no_goal()
-        self.state, self.reward, self.success = self.env._get_obs(), 0.0, False
+        self.state = self.env._get_obs()
 
-    def step(self, action: np.ndarray) -> None:
-        if self.success or self.out_of_time:
-            return
-        self.state, reward, _, _, info = self.env.step(action)
-        self.reward, self.success = float(reward), bool(info["success"])
+    def advance(self, action: Mapping[str, np.ndarray]) -> tuple[float, bool]:
+        self.state, reward, _, _, info = self.env.step(action[ACTION.name])
+        return float(reward), bool(info["success"])
+
+    def close(self) -> None:
+        self.env.close()
 
 
 def _make(config: MetaWorldConfig) -> SawyerXYZEnv:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -11,18 +12,26 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from shmbridge.cli import listing, run, serve
 from shmbridge.cli.flags import with_underscores
 from shmbridge.errors import ShmbridgeError
 from shmbridge.version import __version__
 
 COMMANDS = {
-    "serve": (serve.main, "serve a policy to simulators on this machine"),
-    "run": (run.main, "run an environment with a policy, local or served"),
-    "policies": (listing.policies, "list the policies that --policy_type knows"),
-    "envs": (listing.environments, "list the environments that run knows"),
-    "ls": (listing.hosts, "list the hosts of this machine and their clients"),
+    "serve": ("serve:main", "serve a policy to simulators on this machine"),
+    "run": ("run:main", "run an environment with a policy, local or served"),
+    "launch": ("launch:main", "start hosts and runners from one file, each in its own environment"),
+    "compare": ("compare:main", "compare two runs, episode by episode"),
+    "suite": ("suite:main", "run several tasks, one after the other, from one file"),
+    "new": ("new:main", "write a small plug-in that works: a policy or an environment of your own"),
+    "policies": ("listing:policies", "list the policies that --policy_type knows"),
+    "envs": ("listing:environments", "list the environments that run knows"),
+    "ls": ("ls:main", "list the hosts of this machine, their clients, and what dead ones left"),
+    "inspect": ("inspect:main", "show the tensors, layouts and slots of a host's sessions"),
+    "gc": ("gc:main", "remove what dead hosts left in /dev/shm"),
+    "doctor": ("doctor:main", "check this machine, and what a launch file needs of it"),
+    "bench": ("bench:main", "measure round trips on this machine, against what Python can do without this library"),
 }
+"""Module and function below ``shmbridge.cli``, imported when called for: a command should not pay for the others."""
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -44,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: str, words: list[str]) -> int:
     try:
-        status = COMMANDS[command][0](words)
+        module, function = COMMANDS[command][0].split(":")
+        status: int = getattr(importlib.import_module(f"shmbridge.cli.{module}"), function)(words)
         sys.stdout.flush()
         return status
     except ShmbridgeError as error:

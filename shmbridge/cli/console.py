@@ -22,7 +22,9 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str =
     except ImportError:
         print(table(head, rows) if not title else f"{title}\n{table(head, rows)}")
         return
-    found = Table(*head, title=title or None, title_justify="left")
+    found = Table(title=title or None, title_justify="left")
+    for name in head:
+        found.add_column(name, overflow="fold")  # a path that is cut short cannot be copied
     for row in rows:
         found.add_row(*map(escape, row))
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shmbridge.cli.report import print_latency, write_report
+from shmbridge.cli.describing import describe, quiet_stdout
+from shmbridge.cli.recording import Recorder
+from shmbridge.cli.report import print_episodes, print_latency, print_rates, write_report
 from shmbridge.cli.run_flags import Plan, parse
+from shmbridge.cli.video import Film, check_video, open_film
 from shmbridge.cli.watching import Watcher
 from shmbridge.client import Client
 from shmbridge.config import config_digest
@@ -19,7 +22,7 @@ from shmbridge.environment import Environment
 from shmbridge.errors import PolicyError, ShmbridgeError, SpecError
 from shmbridge.memory.naming import DEFAULT_NAME
 from shmbridge.messages import Status, policy_raised
-from shmbridge.rollout import RolloutResult, rollout
+from shmbridge.rollout import Moment, RolloutResult, Watch, rollout
 from shmbridge.session import OFFERED, run_policy_code
 
 logger = logging.getLogger(__name__)
@@ -27,9 +30,12 @@ logger = logging.getLogger(__name__)
 
 def main(words: Sequence[str]) -> int:
     """Run and print the metrics."""
+    if "--describe" in words:
+        return _describe(words)
     plan = parse(words)
+    check_video(plan.args.video)
     if plan.args.output_dir is not None:
-        _make_folder(plan.args.output_dir)
+        make_folder(plan.args.output_dir)
     with _environment(plan) as environment, _client(environment, plan) as client:
         try:
             return _run(environment, client, plan)
@@ -38,33 +44,62 @@ def main(words: Sequence[str]) -> int:
                 _stop_host(client)
 
 
+def _describe(words: Sequence[str]) -> int:
+    with quiet_stdout():
+        plan = parse(words)
+        with _environment(plan) as environment:
+            specs, num_envs = environment.specs, environment.num_envs
+    describe(specs, num_envs, as_json=plan.args.json)
+    return 0
+
+
 def _run(environment: Environment, client: Client, plan: Plan) -> int:
     args = plan.args
     logger.info("%s with policy %s (%s), %d environment(s)", plan.environment_given["name"], client.agreement.policy, client.path, environment.num_envs)
-    with Watcher(client, args.num_episodes, args.num_steps, args.output_dir) as watcher:
-        result = rollout(environment, client, num_steps=args.num_steps, num_episodes=args.num_episodes, seed=args.seed, watch=watcher.watch)
+    film = open_film(args.video, args.output_dir, client.specs.observation, args.num_episodes)
+    recorder = Recorder(client.specs.action, environment.num_envs) if args.record else None
+    # The film outside, so that what is still to be encoded is waited for when the progress line is complete.
+    with film or contextlib.nullcontext(), Watcher(client, args.num_episodes, args.num_steps) as watcher:
+        watches = [each.watch for each in (watcher, film, recorder) if each is not None]
+        limits = {"num_steps": args.num_steps, "num_episodes": args.num_episodes}
+        result = rollout(environment, client, seed=args.seed, watch=lambda moment: _each(watches, moment), **limits)
+    print_episodes(result.episodes, args.output_dir)
     print_latency(result.timings)
-    status = _report(result, client, plan, watcher.video)
+    status = _keep(result, client, plan, film, recorder)
+    print_rates(result.episodes)
     print(f"Metrics: {result.metrics()}", flush=True)
     return status
 
 
-def _report(result: RolloutResult, client: Client, plan: Plan, video: Path | None) -> int:
-    """Write the report, where one is wanted. A run is not lost because its report cannot be written."""
-    if video is not None:
-        print(f"Video of the first episode: {video}")
-    if plan.args.output_dir is None:
+def _each(watches: Sequence[Watch], moment: Moment) -> None:
+    for watch in watches:
+        watch(moment)
+
+
+def _keep(result: RolloutResult, client: Client, plan: Plan, film: Film | None, recorder: Recorder | None) -> int:
+    """Write what is wanted. A run is not lost because something about it cannot be written."""
+    folder = plan.args.output_dir
+    if folder is None:
         return 0
+    for line in film.lines() if film is not None else ():
+        print(line)
     settings = {**_plain(vars(plan.args)), "policy_settings": plan.policy_given, "environment": plan.environment_given}
     try:
-        print(f"Report: {write_report(plan.args.output_dir, result, client, settings)}")
+        if recorder is not None:
+            print(f"Recording: {recorder.write(folder)}")
+        print(f"Report: {write_report(folder, result, client, settings, videos=film and film.report())}")
     except OSError as error:
         print(f"shmbridge run: the report could not be written: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder that ``--output_dir`` names, before anything that takes long.
+
+    Raises:
+        SpecError: It cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,7 +130,9 @@ def _build(make: Callable[[], Environment], name: str) -> Environment:
 @contextlib.contextmanager
 def _client(environment: Environment, plan: Plan) -> Iterator[Client]:
     specs = environment.specs
-    offer = {"observation_specs": specs.observation, "action_specs": specs.action, "num_envs": environment.num_envs}
+    args = plan.args
+    chunks = {"refill": args.refill, "replan_steps": args.replan_steps, "latency_steps": args.simulated_latency_steps}
+    offer = {"observation_specs": specs.observation, "action_specs": specs.action, "num_envs": environment.num_envs, **chunks}
     with _local_client(plan, offer) if plan.policy is not None else _remote_client(plan, offer) as client:
         yield client
 
@@ -164,5 +201,5 @@ def _stop_host(client: Client) -> None:
 
 
 def _plain(args: dict[str, Any]) -> dict[str, Any]:
-    secret = {"remote_api_token", "remote_api_token_file"}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in args.items() if key not in secret}
+    left_out = {"remote_api_token", "remote_api_token_file", "describe", "json"}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in args.items() if key not in left_out}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from shmbridge.chunking import Refill
 from shmbridge.cli.flags import (
     TOKEN_HELP,
     add_config_flags,
@@ -21,6 +22,7 @@ from shmbridge.cli.flags import (
     seed_number,
     whole_number,
 )
+from shmbridge.cli.video import VIDEOS
 from shmbridge.config import read_yaml
 from shmbridge.environment import Environment
 from shmbridge.errors import SpecError
@@ -63,7 +65,7 @@ def parse(words: Sequence[str]) -> Plan:
     found = policy_class(words) if _is_local(words) else None
     if found is not None:
         add_config_flags(parser, found.config_type, found.__name__)
-    split = environment_place(words, _switches(parser), _truth_settings(found))
+    split = environment_place(words, switches(parser), _truth_settings(found))
     args, rest = parser.parse_known_args(words[:split])
     refuse_unknown(parser, rest)
     if not words[split:]:
@@ -91,8 +93,9 @@ def environment_place(words: Sequence[str], switches: set[str], truths: set[str]
     return place
 
 
-def _switches(parser: argparse.ArgumentParser) -> set[str]:
-    return {option for action in parser._actions if action.nargs == 0 for option in action.option_strings}
+def switches(parser: argparse.ArgumentParser | None = None) -> set[str]:
+    """Return the flags that take no value; those of run itself, if no parser is given."""
+    return {option for action in (parser or _parser())._actions if action.nargs == 0 for option in action.option_strings}
 
 
 def _truth_settings(policy: type[Policy] | None) -> set[str]:
@@ -129,16 +132,35 @@ def _parser() -> argparse.ArgumentParser:
     add_policy_flags(parser)
     parser.add_argument("--policy_deployment", choices=("local", "remote"), default="local", help="the same policy class in this process, or in a host")
     _add_remote_flags(parser.add_argument_group("remote deployment"))
-    length = parser.add_argument_group("the run (exactly one of the first two)")
-    length.add_argument("--num_steps", type=whole_number, metavar="N", help="stop after so many steps")
-    length.add_argument("--num_episodes", type=whole_number, metavar="N", help="a fixed quota per environment, with fixed seeds")
-    length.add_argument("--num_envs", type=whole_number, default=1, metavar="N", help="environments stepped together")
-    length.add_argument("--seed", type=seed_number, default=0, help="of the first episode; the next has the next")
-    length.add_argument("--device", default="cpu", help="where the simulator computes")
-    length.add_argument("--enable_cameras", action="store_true", help="the environment offers its cameras to the policy")
-    length.add_argument("--headless", action="store_true", help="no window, where an environment can have one")
-    length.add_argument("--output_dir", type=Path, metavar="DIR", help="write the JSON report and, with cameras, a video of the first episode here")
+    _add_run_flags(parser.add_argument_group("the run (exactly one of the first two)"))
+    _add_chunk_flags(parser.add_argument_group("action chunks"))
+    _add_output_flags(parser.add_argument_group("what is kept"))
     return parser
+
+
+def _add_run_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--num_steps", type=whole_number, metavar="N", help="stop after so many steps")
+    group.add_argument("--num_episodes", type=whole_number, metavar="N", help="a fixed quota per environment, with fixed seeds")
+    group.add_argument("--num_envs", type=whole_number, default=1, metavar="N", help="environments stepped together")
+    group.add_argument("--seed", type=seed_number, default=0, help="of the first episode; the next has the next")
+    group.add_argument("--device", default="cpu", help="where the simulator computes")
+    group.add_argument("--enable_cameras", action="store_true", help="the environment offers its cameras to the policy")
+    group.add_argument("--headless", action="store_true", help="no window, where an environment can have one")
+    group.add_argument("--describe", action="store_true", help="run nothing: say what the environment offers and takes, and the shared memory it needs")
+    group.add_argument("--json", action="store_true", help="with --describe: as one JSON document")
+
+
+def _add_chunk_flags(group: argparse._ArgumentGroup) -> None:
+    choices = [choice.value for choice in Refill]
+    group.add_argument("--refill", choices=choices, default=Refill.EMPTY.value, help="who is asked for when a chunk is used up: only those, or all")
+    group.add_argument("--replan_steps", type=whole_number, metavar="N", help="play only the first N actions of each chunk")
+    group.add_argument("--simulated_latency_steps", type=seed_number, default=0, metavar="N", help="take each action from an observation N steps old")
+
+
+def _add_output_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output_dir", type=Path, metavar="DIR", help="write report.json, episodes.csv and, with cameras, videos here")
+    group.add_argument("--video", choices=VIDEOS, help="which episodes to film; if not given, all where --output_dir, cameras and imageio are there")
+    group.add_argument("--record", action="store_true", help="write every action to recording.npz, for a policy that plays them again")
 
 
 def _add_remote_flags(group: argparse._ArgumentGroup) -> None:
@@ -154,8 +176,10 @@ def _add_remote_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if (args.num_steps is None) == (args.num_episodes is None):
-        raise SpecError("give exactly one of --num_steps and --num_episodes")
+    if args.json and not args.describe:
+        raise SpecError("--json goes with --describe. A run writes its report as JSON with --output_dir DIR")
+    if not args.describe:
+        _check_extent(args)
     if args.name is not None and args.remote_host is not None:
         raise SpecError("--name and --remote_host name two different hosts; give one of them")
     refuse_network({"--remote_host": args.remote_host, "--remote_port": args.remote_port})
@@ -165,8 +189,15 @@ def _check(args: argparse.Namespace) -> None:
         _check_local(args)
 
 
+def _check_extent(args: argparse.Namespace) -> None:
+    if (args.num_steps is None) == (args.num_episodes is None):
+        raise SpecError("give exactly one of --num_steps and --num_episodes")
+    if args.output_dir is None and (args.record or args.video not in (None, "none")):
+        raise SpecError(f"{'--record' if args.record else '--video'} writes a file: say where with --output_dir DIR")
+
+
 def _check_local(args: argparse.Namespace) -> None:
-    if args.policy_type is None:
+    if args.policy_type is None and not args.describe:
         raise SpecError("say which policy to run here: --policy_type NAME; or use the one in a host: --policy_deployment remote")
     if args.remote_kill_on_exit or args.name is not None:
         flag = "--remote_kill_on_exit" if args.remote_kill_on_exit else "--name"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import itertools
 import os
 import signal
 import subprocess
@@ -14,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from shmbridge.cli.launch import values_from_flags
+from shmbridge.cli.launch_file import LaunchFile, read_launch_file
 from shmbridge_launch import bootstrap
-from shmbridge_launch.bootstrapping import rendering, torch_cpu, venvs
+from shmbridge_launch.bootstrapping import bench, demo, rendering, torch_cpu, venvs
 from shmbridge_launch.bootstrapping.programs import Finished, Programs, SetupError, SignalledError
 from shmbridge_launch.bootstrapping.project import Project
 
@@ -72,7 +76,7 @@ def test_the_bootstrap_needs_the_standard_library_only(path: Path) -> None:
 
 def test_the_help_names_every_command() -> None:
     result = subprocess.run([sys.executable, ROOT / "launch" / "bootstrap.py", "--help"], capture_output=True, text=True, check=True, timeout=60)
-    assert all(f"  {command} " in result.stdout for command in ("demo", "test", "check", "wheel"))
+    assert all(f"  {command} " in result.stdout for command in ("demo", "test", "bench", "check", "wheel"))
 
 
 def test_a_digest_follows_contents_names_and_removals_but_not_caches(tmp_path: Path) -> None:
@@ -98,6 +102,57 @@ def test_the_simulators_side_has_no_torch_and_the_policys_no_simulator() -> None
     assert "torch" not in simulator
     assert "torch" in policy
     assert not any("mujoco" in text or "metaworld" in text for text in policy)
+
+
+def test_the_benchmark_is_measured_with_the_base_install_and_gets_the_flags_after_the_dashes() -> None:
+    recipe = bench.recipe(Project(ROOT))
+    assert not recipe.torch
+    assert not any(name in text for text in recipe.requirements for name in ("torch", "mujoco", "metaworld"))
+    parser = argparse.ArgumentParser()
+    bench.add_flags(parser)
+    words = parser.parse_args(["--", "--scenario", "state", "--json"]).bench_words
+    assert bench.bench_command(Path("python"), words)[3:] == ["bench", "--scenario", "state", "--json"]
+
+
+def demo_file(*words: str) -> LaunchFile:
+    """Return what ``make demo`` starts, given its flags."""
+    parser = argparse.ArgumentParser()
+    demo.add_flags(parser)
+    command = demo.launch_command(Path("python"), Project(ROOT), "osmesa", parser.parse_args(words))
+    assert command[:4] == [Path("python"), "-m", "shmbridge", "launch"]
+    values = values_from_flags([str(word) for word in command[6::2]])
+    assert command[5::2] == ["--set"] * len(values)
+    return read_launch_file(Path(command[4]), values)
+
+
+def test_the_demo_without_flags_is_what_its_launch_file_says() -> None:
+    simulator = demo_file().runners[0]
+    assert simulator.variables == {"MUJOCO_GL": "osmesa"}
+    by_itself = read_launch_file(ROOT / "launch" / "demo.yaml", {}).runners[0]
+    assert simulator.argv == by_itself.argv
+
+
+def test_flags_of_the_demo_reach_the_simulator() -> None:
+    words = demo_file("--num_episodes", "3", "--seed", "5", "--task", "door-open-v3", "--blank_cameras").runners[0].words
+    given = dict(itertools.pairwise(words))
+    assert given["--num_episodes"] == "3"
+    assert given["--seed"] == "5"
+    assert given["--task"] == "door-open-v3"
+    assert given["--blank_cameras"] == "true"
+
+
+def test_the_demo_starts_what_was_set_up_for_it() -> None:
+    project = Project(ROOT)
+    recipes = (demo.policy_recipe(project), demo.simulator_recipe(project))
+    assert [program.venv for program in demo_file().programs] == [project.venvs / recipe.name for recipe in recipes]
+
+
+@pytest.mark.parametrize(("content", "said"), [('{"metrics": {"success_rate": 1.0}}', "Metrics: {'success_rate': 1.0}\n"), ("{", ""), (None, "")])
+def test_the_demo_ends_with_the_metrics_of_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    demo.repeat_metrics(tmp_path / "report.json")
+    assert capsys.readouterr().out == said
 
 
 def test_a_program_that_ignores_the_polite_signal_is_killed(programs: Programs, tmp_path: Path) -> None:

@@ -226,6 +226,130 @@ def test_watcher_sees_the_observation_that_is_about_to_be_sent() -> None:
     assert seen == [[200, 300], [201, 301], [202, 302]]
 
 
+def watched(mode: Autoreset, **limits: int) -> tuple[Played, list[Moment], list[list[tuple[int, int]]]]:
+    """Return a run with its moments, and of each moment the token and the steps that every row of its observation shows."""
+    moments: list[Moment] = []
+    shown: list[list[tuple[int, int]]] = []
+
+    def watch(moment: Moment) -> None:
+        moments.append(moment)
+        shown.append([divmod(int(mark), BASE) for mark in moment.observation["mark"]])
+
+    return Played(mode, num_envs=3, watch=watch, **limits), moments, shown
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_watcher_is_told_to_which_episode_each_row_belongs(mode: Autoreset) -> None:
+    played, moments, shown = watched(mode, num_episodes=7)
+    token_of: dict[int, int] = {}
+    for moment, rows in zip(moments, shown, strict=True):
+        for index, (token, _) in zip(moment.episodes.tolist(), rows, strict=True):
+            assert token_of.setdefault(index, token) == token
+    assert {episode.index: episode.metrics["token"] for episode in played.episodes}.items() <= token_of.items()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_watcher_sees_the_last_observation_of_an_episode_unless_nobody_does(mode: Autoreset) -> None:
+    played, moments, shown = watched(mode, num_episodes=7)
+    ends = {}
+    for moment, rows in zip(moments, shown, strict=True):
+        for env_id, row in moment.last.items():
+            ends[int(moment.acted_in[env_id])] = int(row["mark"]) % BASE
+        for index, (_, steps) in zip(moment.episodes.tolist(), rows, strict=True):
+            ends[index] = max(steps, ends.get(index, 0))
+    lengths = {episode.index: episode.steps for episode in played.episodes}
+    missing = 1 if mode is Autoreset.SAME_STEP else 0
+    assert {index: ends[index] for index in lengths} == {index: length - missing for index, length in lengths.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_watcher_is_told_what_each_step_did_and_in_which_episode(mode: Autoreset) -> None:
+    played, moments, shown = watched(mode, num_steps=20)
+    assert moments[0].actions == {}
+    ignored = 0
+    for before, seen, after in zip(moments, shown, moments[1:], strict=False):
+        assert after.actions["action"][:, 0].tolist() == [token * BASE + steps for token, steps in seen]
+        expected = [-1 if steps == length_of(token) else index for index, (token, steps) in zip(before.episodes.tolist(), seen, strict=True)]
+        assert after.acted_in.tolist() == expected
+        ignored += expected.count(-1)
+    assert (ignored > 0) == (mode is Autoreset.NEXT_STEP)
+    again = RolloutResult()
+    for moment in moments[1:]:
+        again.add_actions(moment.actions)
+    assert again.actions_digest == played.result.actions_digest
+
+
+def test_actions_that_an_environment_changes_in_place_are_told_as_they_were_given() -> None:
+    class Clipping(Toy):
+        def step(self, action: Mapping[str, np.ndarray], *, out: Mapping[str, np.ndarray]) -> Step:
+            step = super().step(action, out=out)
+            action["action"][:] = -9
+            return step
+
+    told: list[float] = []
+    with connect(MarkingPolicy(), observation_specs=[MARK], num_envs=1) as client:
+        watch = lambda moment: told.extend(moment.actions["action"][:, 0] if moment.step else [])  # noqa: E731  # shorter so
+        rollout(Clipping(1, Autoreset.DISABLED), client, num_steps=2, seed=3, watch=watch)
+    assert told == [300, 301]
+
+
+class Listening(MarkingPolicy):
+    """Takes instructions within episodes.
+
+    Attributes:
+        heard: Every reset and instruction: which of the two, environment, text.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[str, int, str]] = []
+
+    def reset(self, session: np.ndarray, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        super().reset(session, env_ids, task)
+        self.heard += [("reset", env_id, text) for env_id, text in zip(env_ids, task, strict=True)]
+
+    def instruct(self, session: np.ndarray, env_ids: Sequence[int], task: Sequence[str]) -> None:
+        self.heard += [("instruct", env_id, text) for env_id, text in zip(env_ids, task, strict=True)]
+
+
+class ChangesItsMind(Toy):
+    """Says another task in the second step of each episode, and the same one again in every later step."""
+
+    def _step(self, env_id: int, action: np.ndarray) -> dict[str, Any]:
+        info = super()._step(env_id, action)
+        return info if "task" in info or self._steps[env_id] < 2 else info | {"task": f"second task {self._token[env_id]}"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_task_that_changes_within_an_episode_is_told_once_and_begins_no_episode(mode: Autoreset) -> None:
+    policy, environment = Listening(), ChangesItsMind(2, mode)
+    with connect(policy, observation_specs=[MARK], num_envs=2) as client:
+        policy.heard.clear()
+        rollout(environment, client, num_steps=24, seed=2)
+    for env_id, tokens in enumerate(environment.acted_in):
+        expected = []
+        for token in tokens:
+            expected.append(("reset", env_id, f"task {token}"))
+            # The second task is said in the second step; where that one ends the episode, it comes too late to be told.
+            expected += [("instruct", env_id, f"second task {token}")] if length_of(token) > 2 else []
+        heard = [each for each in policy.heard if each[1] == env_id]
+        assert heard == expected[: len(heard)]
+        assert len(heard) >= len(expected) - 2  # the last episode is under way
+        assert any(each[0] == "instruct" for each in heard)
+
+
+def test_infos_without_a_task_or_with_the_same_one_tell_nothing() -> None:
+    class Repeating(Toy):
+        def _step(self, env_id: int, action: np.ndarray) -> dict[str, Any]:
+            info = super()._step(env_id, action)
+            return info if self._steps[env_id] == 1 else self._task(env_id) | info
+
+    policy = Listening()
+    with connect(policy, observation_specs=[MARK], num_envs=2) as client:
+        rollout(Repeating(2, Autoreset.DISABLED), client, num_steps=12)
+    assert {kind for kind, _, _ in policy.heard} == {"reset"}
+
+
 def test_there_is_one_timing_per_request_and_not_per_step() -> None:
     asked_always = Played(Autoreset.DISABLED, num_envs=1, num_episodes=4)
     asked_for_chunks = Played(Autoreset.DISABLED, num_envs=1, num_episodes=4, horizon=4)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
+from shmbridge.cli import video
 from shmbridge.cli.run import main
 from shmbridge.errors import HostNotFoundError, PolicyError, SpecError, UnknownPolicyError
 
@@ -28,6 +32,20 @@ class ToyEnvironment(shmbridge.Environment):
     def step(self, action, *, out):
         out["mark"][:] = 1
         return shmbridge.Step(np.zeros(self.num_envs), np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool), [{}] * self.num_envs)
+"""
+ENDLESS = """
+
+class Endless(ToyEnvironment):
+    def step(self, action, *, out):
+        return super().step(action, out=out)._replace(terminated=np.zeros(self.num_envs, bool))
+"""
+LONG = """
+import shmbridge.testing
+
+
+class Long(shmbridge.testing.MarkingPolicy):
+    def __init__(self, config=None):
+        super().__init__(config, horizon=6)
 """
 SWITCHED = """
 from dataclasses import dataclass
@@ -150,3 +168,52 @@ def test_output_folder_that_cannot_be_made_is_refused_before_the_run(toy, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(SpecError, match="--output_dir"):
         main([*POLICY, *STEPS, "--output_dir", str(tmp_path / "file" / "below"), toy])
+
+
+def test_description_is_printed_without_a_policy(toy, capsys):
+    assert main(["--describe", "--json", "--num_envs", "3", toy]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["observation"] == {"mark": "() float64"}
+    assert (found["num_envs"], found["action"]) == (3, {"action": "(4,) float64"})
+    assert found["bytes_at_most"] > 0
+
+
+def test_run_keeps_report_table_and_recording(toy, tmp_path, capsys):
+    assert main([*POLICY, "--num_episodes", "3", "--num_envs", "2", "--record", "--output_dir", str(tmp_path), toy]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["client"]["steps"], report["client"]["requests"], report["videos"]) == (2, 2, None)
+    assert (tmp_path / "episodes.csv").read_text().splitlines()[1:] == ["0,0,0,1,1", "1,1,1,1,1", "2,0,2,1,1"]
+    with np.load(tmp_path / "recording.npz") as recording:
+        assert recording["@episode"].tolist() == [[0, 1], [2, 3]]
+        assert recording["action"].shape == (2, 2, 4)
+    assert capsys.readouterr().out.splitlines()[-1] == "Metrics: {'num_episodes': 3}"
+
+
+def test_chunk_flags_reach_the_session(toy, tmp_path):
+    (tmp_path / "long.py").write_text(LONG)
+
+    def requests(*flags):
+        toy_words = ["--num_steps", "12", "--output_dir", str(tmp_path), *flags, toy.replace("ToyEnvironment", "Endless")]
+        assert main(["--policy_type", f"{tmp_path / 'long.py'}:Long", *toy_words]) == 0
+        return json.loads((tmp_path / "report.json").read_text())["client"]["requests"]
+
+    (tmp_path / "toy.py").write_text(ENVIRONMENT + ENDLESS)
+    assert requests() == 2
+    assert requests("--replan_steps", "3") == 4
+    assert requests("--simulated_latency_steps", "2") > 2
+    assert requests("--refill", "all") == 2
+
+
+def test_report_that_cannot_be_written_is_status_1_and_the_metrics_are_there(toy, tmp_path, capsys):
+    (tmp_path / "report.json").mkdir()
+    assert main([*POLICY, "--num_episodes", "1", "--output_dir", str(tmp_path), toy]) == 1
+    found = capsys.readouterr()
+    assert "could not be written" in found.err
+    assert found.out.splitlines()[-1] == "Metrics: {'num_episodes': 1}"
+
+
+def test_video_by_name_without_its_library_is_refused_before_anything_is_built(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "find_ffmpeg", lambda: None)
+    with pytest.raises(SpecError, match="--video all"):
+        main([*POLICY, *STEPS, "--video", "all", "--output_dir", str(tmp_path / "out"), toy])
+    assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmbridge.cli.run_flags import environment_place, parse
+from shmbridge.cli.run_flags import environment_place, parse, switches
 from shmbridge.errors import SpecError
 from shmbridge.testing import MarkingPolicy
 
@@ -84,7 +84,7 @@ def test_settings_of_a_remote_policy_are_read_for_comparison(toy, tmp_path):
     assert parse(words).policy_given == {"gain": 2}
 
 
-@pytest.mark.parametrize("flag", ["--num_steps", "--num_episodes", "--num_envs", "--remote_timeout_ms", "--remote_start_timeout_ms"])
+@pytest.mark.parametrize("flag", ["--num_steps", "--num_episodes", "--num_envs", "--remote_timeout_ms", "--remote_start_timeout_ms", "--replan_steps"])
 @pytest.mark.parametrize("value", ["0", "-1", "some"])
 def test_numbers_that_cannot_be_are_wrong_calls_and_named(toy, flag, value, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -102,3 +102,45 @@ def test_seed_may_be_zero_but_not_less(toy):
 def test_misplaced_flag_is_pointed_at_even_with_its_value_attached(toy):
     with pytest.raises(SpecError, match="--num_envs=3 is a flag of run"):
         parse([*POLICY, "--num_steps", "1", toy, "--num_envs=3"])
+
+
+def test_chunks_are_played_whole_and_refilled_one_by_one_unless_told_otherwise(toy):
+    args = parse([*POLICY, "--num_steps", "1", toy]).args
+    assert (args.refill, args.replan_steps, args.simulated_latency_steps) == ("empty", None, 0)
+    args = parse([*POLICY, "--num_steps", "1", "--refill", "all", "--replan_steps", "8", "--simulated_latency_steps", "2", toy]).args
+    assert (args.refill, args.replan_steps, args.simulated_latency_steps) == ("all", 8, 2)
+
+
+@pytest.mark.parametrize("words", [["--refill", "some"], ["--simulated_latency_steps", "-1"], ["--video", "best"]], ids=" ".join)
+def test_values_that_there_are_not_are_wrong_calls(toy, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse([*POLICY, "--num_steps", "1", *words, toy])
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--record"], ["--video", "all"], ["--video", "failures"], ["--video", "first"]], ids=" ".join)
+def test_what_is_kept_needs_a_folder(toy, words, tmp_path):
+    with pytest.raises(SpecError, match=f"{words[0]}.*--output_dir"):
+        parse([*POLICY, "--num_steps", "1", *words, toy])
+    assert parse([*POLICY, "--num_steps", "1", "--output_dir", str(tmp_path), *words, toy]).args.output_dir == tmp_path
+
+
+def test_no_video_needs_no_folder(toy):
+    assert parse([*POLICY, "--num_steps", "1", "--video", "none", toy]).args.video == "none"
+
+
+def test_description_needs_neither_policy_nor_extent_but_takes_them(toy):
+    assert parse(["--describe", "--json", toy, "--size", "8"]).environment_config.size == 8
+    plan = parse([*POLICY, "--num_steps", "1", "--num_envs", "3", "--describe", toy])
+    assert (plan.args.describe, plan.args.num_envs) == (True, 3)
+
+
+def test_json_without_description_is_refused(toy):
+    with pytest.raises(SpecError, match="--describe"):
+        parse([*POLICY, "--num_steps", "1", "--json", toy])
+
+
+def test_switches_are_the_flags_without_a_value():
+    assert {"--headless", "--record", "--describe"} <= switches()
+    assert not {"--seed", "--video"} & switches()

@@ -1,0 +1,1 @@
+"""What the library costs, against what Python can do without it. Run by ``shmbridge bench``."""
