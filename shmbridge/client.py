@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,15 +11,14 @@ import numpy as np
 from shmbridge.arrays import Arrays
 from shmbridge.chunking import ChunkQueues, ChunkRules
 from shmbridge.counters import ClientStatistics
-from shmbridge.errors import ClosedError, LocalProtocolError, RemoteProtocolError, ShmbridgeError, SpecError, TimedOutError
+from shmbridge.errors import ClosedError, LocalProtocolError, RemoteProtocolError, ShmbridgeError, TimedOutError
 from shmbridge.exchange import Exchange, Request
 from shmbridge.filling import Filler, LoanedSlot, Observation
-from shmbridge.layout import TASK_BYTES
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import Status
 from shmbridge.policy import PolicySpecs
 from shmbridge.reply import Reply
-from shmbridge.tasks import TaskChanges
+from shmbridge.tasks import TaskChanges, tasks_by_row
 from shmbridge.transport.base import Agreement, Connection
 
 DEFAULT_TIMEOUT = 15.0
@@ -80,7 +78,7 @@ class Client:
             SpecError: An environment does not exist, or a text is longer than 256 bytes. Nothing changed.
             ClosedError: The session is over.
         """
-        tasks = _tasks_by_row(env_ids, "" if task is None else task, self._num_envs)
+        tasks = tasks_by_row(env_ids, "" if task is None else task, self._num_envs)
         with self._in_use, self._safe_points:
             self._changes.begin(tasks)
             self._episodes = self._episodes.copy()  # requests under way keep the old one
@@ -101,7 +99,7 @@ class Client:
         Raises:
             SpecError, ClosedError: As in :meth:`reset`.
         """
-        tasks = _tasks_by_row(env_ids, task, self._num_envs)
+        tasks = tasks_by_row(env_ids, task, self._num_envs)
         with self._in_use, self._safe_points:
             self._changes.instruct(tasks)
             self._queues.ask_again(list(tasks))
@@ -343,35 +341,3 @@ class _SafePoints:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is not None and (not issubclass(kind, ShmbridgeError) or issubclass(kind, RemoteProtocolError)):
             self._client._ended = f"it was interrupted in the middle of an exchange ({kind.__name__})"
-
-
-def _tasks_by_row(env_ids: Sequence[int] | None, task: str | Sequence[str], num_envs: int) -> dict[int, str]:
-    """Return the task of each environment meant, checked."""
-    rows = list(range(num_envs)) if env_ids is None else _env_ids(env_ids, num_envs)
-    tasks = [task] * len(rows) if isinstance(task, str) else list(task)
-    _check_tasks(tasks, len(rows))
-    return dict(zip(rows, tasks, strict=True))
-
-
-def _env_ids(env_ids: Sequence[int], num_envs: int) -> list[int]:
-    try:
-        # A mask would pass as the numbers 0 and 1, and reset the wrong environments.
-        rows = [operator.index(row) for row in env_ids if not isinstance(row, bool | np.bool_)]
-    except TypeError:
-        raise SpecError(f"env_ids must be whole numbers, found {env_ids!r}") from None
-    if len(rows) != len(env_ids):
-        raise SpecError("env_ids are numbers, not a mask: pass np.flatnonzero(mask)")
-    for row in rows:
-        if not 0 <= row < num_envs:
-            raise SpecError(f"there is no environment {row}: they are numbered 0 to {num_envs - 1}")
-    return rows
-
-
-def _check_tasks(tasks: Sequence[str], count: int) -> None:
-    if len(tasks) != count:
-        raise SpecError(f"{len(tasks)} tasks for {count} environments: give one text for all or one each")
-    for text in tasks:
-        if not isinstance(text, str):
-            raise SpecError(f"a task is a text, found {text!r}")
-        if len(text.encode()) > TASK_BYTES or "\0" in text:
-            raise SpecError(f"a task may have at most {TASK_BYTES} bytes in UTF-8 and no NUL; this one has {len(text.encode())}: {text[:40]!r}")

@@ -4,6 +4,7 @@ One conversation is one stream connection. Each message moves it from state to s
 
     CONNECTED ── hello ──► NEGOTIATING ── welcome ──► WELCOMED ── attached ──► OPEN ── close ──► ENDED
         └─ query ─► QUERIED ── description ─► ENDED   └─ failure ─► ENDED
+                       └─ failure ─► ENDED
 
 Either side may say close at any time. What still arrives after the end is ignored, because the peer could not know yet.
 """
@@ -61,6 +62,7 @@ TRANSITIONS: dict[tuple[State, Role, type], State] = {
     (State.CONNECTED, Role.CLIENT, Query): State.QUERIED,
     (State.CONNECTED, Role.HOST, Failure): State.ENDED,
     (State.QUERIED, Role.HOST, Description): State.ENDED,
+    (State.QUERIED, Role.HOST, Failure): State.ENDED,
     (State.NEGOTIATING, Role.HOST, Status): State.NEGOTIATING,
     (State.NEGOTIATING, Role.HOST, Welcome): State.WELCOMED,
     (State.NEGOTIATING, Role.HOST, Failure): State.ENDED,

@@ -48,7 +48,7 @@ def test(programs: Programs, project: Project, args: argparse.Namespace) -> int:
 
 def main_recipe(project: Project) -> Recipe:
     """Return what all tests need: both halves in one environment, for local deployment."""
-    return Recipe("test", tuple(project.requirements("metaworld", "pixel_bc", "video", "cli", "test")), torch=True)
+    return Recipe("test", tuple(project.requirements("metaworld", "pusht", "pixel_bc", "video", "cli", "test")), torch=True)
 
 
 def other_recipe(project: Project, name: str, python: str) -> Recipe:

@@ -16,7 +16,8 @@ try:
 except ModuleNotFoundError:
     raise
 except ImportError as error:  # OpenCV, which gym-pusht scales its images with, loads libraries of the desktop
-    raise ImportError(f"{error}. OpenCV needs libgl1 and libglib2.0-0, which no wheel brings: apt-get install libgl1 libglib2.0-0") from error
+    text = f"{error}. OpenCV needs libgl1 and libglib2.0-0, which no wheel brings: apt-get install libgl1 libglib2.0-0"
+    raise ImportError(text, name="libGL") from error
 
 import shmbridge
 from shmbridge_launch.envs.one_by_one import Copy, OneByOneEnvironment

@@ -107,7 +107,7 @@ class ReplayPolicy(shmbridge.Policy):
         recorded = self._recording.num_envs
         if recorded in (None, num_envs):
             return
-        text = f"{self._config.path} was recorded with {recorded} environments, this run has {num_envs}"
+        text = f"{self._config.path} was recorded with {recorded} environment(s), this run has {num_envs}"
         if self._recording.resets_itself:
             raise shmbridge.SpecError(f"{text}. Its environment resets itself, so later episodes depend on earlier ones: run with --num_envs {recorded}")
         if not self._config.any_num_envs:

@@ -26,7 +26,7 @@ from shmbridge.transport.listener import LocalListener
 from shmbridge.version import __version__
 
 NEEDED = {"numpy": "numpy", "posix_ipc": "posix_ipc", "msgspec": "msgspec", "PyYAML": "yaml", "psutil": "psutil"}
-OPTIONAL = {"rich": "rich", "torch": "torch", "imageio": "imageio", "gymnasium": "gymnasium"}
+OPTIONAL = {"rich": "rich", "torch": "torch", "imageio-ffmpeg": "imageio_ffmpeg", "gymnasium": "gymnasium"}
 """Packages, and what each is imported as."""
 PROBES = ("memory without a name", "a semaphore", "a lock and a socket")
 _BLOCK_BYTES = 512

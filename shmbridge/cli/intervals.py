@@ -43,7 +43,7 @@ def wilson(successes: int, count: int, z: float = Z_95) -> Rate:
 
 
 def rates(episodes: Iterable[Mapping[str, float]]) -> dict[str, Rate]:
-    """Return the rate of each number that is 0 or 1 in every episode that reports it; others are no rates.
+    """Return the rate of each number that is called ``…_rate`` and is 0 or 1 in every episode that reports it; others are no rates.
 
     Args:
         episodes: The metrics of each.
@@ -52,7 +52,8 @@ def rates(episodes: Iterable[Mapping[str, float]]) -> dict[str, Rate]:
     for metrics in episodes:
         for name, value in metrics.items():
             values.setdefault(name, []).append(value)
-    return {name: wilson(round(sum(found)), len(found)) for name, found in values.items() if all(value in (0, 1) for value in found)}
+    of_rates = {name: found for name, found in values.items() if name.endswith("_rate") and all(value in (0, 1) for value in found)}
+    return {name: wilson(round(sum(found)), len(found)) for name, found in of_rates.items()}
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

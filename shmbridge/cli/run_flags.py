@@ -159,7 +159,7 @@ def _add_chunk_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_output_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output_dir", type=Path, metavar="DIR", help="write report.json, episodes.csv and, with cameras, videos here")
-    group.add_argument("--video", choices=VIDEOS, help="which episodes to film; if not given, all where --output_dir, cameras and imageio are there")
+    group.add_argument("--video", choices=VIDEOS, help="which episodes to film; if not given, all where --output_dir, cameras and imageio-ffmpeg are there")
     group.add_argument("--record", action="store_true", help="write every action to recording.npz, for a policy that plays them again")
 
 

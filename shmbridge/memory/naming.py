@@ -56,14 +56,3 @@ def host_names() -> list[str]:
     """Return the names of all hosts with a control socket here, living or not, in order."""
     found = (re.fullmatch(r"shmbridge\.([a-z0-9_-]{1,48})\.sock", entry) for entry in os.listdir(SHM))
     return sorted(match[1] for match in found if match)
-
-
-def remove_leftovers(name: str) -> None:
-    """Remove what a killed host of this name left. Only for whoever holds the name's lock."""
-    prefix = f"sem.shmbridge.{name}."
-    stale = [f"{SHM}/{entry}" for entry in os.listdir(SHM) if entry.startswith(prefix)]
-    for path in [socket_path(name), *stale]:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass

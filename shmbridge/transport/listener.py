@@ -9,13 +9,15 @@ import socket
 import time
 
 from shmbridge.errors import AuthenticationError, HostExistsError, SegmentError, ShmbridgeError
-from shmbridge.memory import naming, posix
+from shmbridge.memory import leftovers, naming, posix
+from shmbridge.memory.waiting import Deadline
 from shmbridge.transport.stream import ClosedInChildren, Credentials, Stream, peer_credentials
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 64
 _OVERLOAD_SECONDS = 0.05
+_ASKING_SECONDS = 0.2
 
 
 def user_name(uid: int) -> str:
@@ -53,7 +55,7 @@ class LocalListener(ClosedInChildren):
         path = naming.socket_path(self.name)
         try:
             self._lock = _take_lock(self.name)
-            naming.remove_leftovers(self.name)
+            leftovers.remove_leftovers(self.name)
             _bind(self._socket, path)
         except BaseException as error:
             self._socket.close()
@@ -95,16 +97,17 @@ class LocalListener(ClosedInChildren):
             self._lock = -1
 
     def _give_up_lock(self) -> None:
-        # Unlinked while still held: whoever locks the path afterwards made a new file, and lock_file notices the old one.
-        _remove(naming.lock_path(self.name))
-        os.close(self._lock)
-        self._lock = -1
+        descriptor, self._lock = self._lock, -1
+        leftovers.give_up_lock(self.name, descriptor)
 
 
 def _take_lock(name: str) -> int:
     path = naming.lock_path(name)
+    asking = Deadline(_ASKING_SECONDS)
     try:
-        descriptor = posix.lock_file(path)
+        # One who only asks whether a host lives holds its lock for an instant; a living host holds it for good.
+        while (descriptor := posix.lock_file(path)) is None and not asking.passed:
+            time.sleep(_ASKING_SECONDS / 50)
     except PermissionError:
         raise _not_ours(name, path) from None
     if descriptor is None:

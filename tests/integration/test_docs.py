@@ -120,14 +120,17 @@ def real_flags(name):
     return set(re.findall(r"^\s+(?:-h, )?(--\w+)", done.stdout, re.MULTILINE)) - {"--help"}
 
 
-@pytest.mark.parametrize("name", ["serve", "run", "ls", "policies", "envs"])
+COMMANDS = ["serve", "run", "launch", "suite", "compare", "ls", "inspect", "gc", "doctor", "new", "bench", "policies", "envs"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_documented_flags_are_those_that_there_are(name):
     assert documented_flags(name) == real_flags(name)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((DOCS / "howto").glob("*.md"))], ids=name_of)
 def test_flags_of_our_commands_in_pages_for_users_exist(page):
-    known = set().union(*(real_flags(name) for name in ("serve", "run", "ls")))
+    known = set().union(*(real_flags(name) for name in COMMANDS))
     of_examples = {f"--{name}" for path in EXAMPLES for name in re.findall(r"^    (\w+): \w+ = ", path.read_text(encoding="utf-8"), re.MULTILINE)}
     lines = [line for line in page.read_text(encoding="utf-8").splitlines() if "shmbridge serve" in line or "shmbridge run" in line]
     used = {flag.replace("-", "_").replace("__", "--", 1) for line in lines for flag in FLAG.findall(line)}

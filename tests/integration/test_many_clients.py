@@ -221,6 +221,8 @@ import numpy as np
 import shmbridge
 observation = {{"q": np.zeros((int(sys.argv[2]), 3), np.float32)}}
 with shmbridge.connect(f"shm://{{sys.argv[1]}}", example=observation, num_envs=int(sys.argv[2]), slots={QUEUED}) as client:
+    print("joined")
+    sys.stdin.readline()
     for _ in range({QUEUED}):
         client.submit(observation)
     print("waiting")
@@ -239,6 +241,9 @@ def test_clients_that_always_wait_are_answered_in_turn(unique_name, start):
     host.expect("up")
     clients = [start(QUEUE, unique_name, num_envs) for num_envs in (1, 3, 10, 2)]
     for client in clients:
+        client.expect("joined")
+    for client in clients:
+        client.tell("submit")
         client.expect("waiting")
     host.tell("begin")
     places = [json.loads(client.expect("places")) for client in clients]

@@ -453,6 +453,40 @@ print("done")
         assert first(client.infer(q(4))) == 4
 
 
+INTERRUPTED_ANYWHERE = """
+for number in range(25):
+    try:
+        print("looping")
+        while True:
+            client.act(q(1))
+    except KeyboardInterrupt:
+        pass
+    try:
+        client.infer(q(1))
+        print("good")
+    except shmbridge.ClosedError as error:
+        print("over", error)
+        client.close()
+        client = shmbridge.connect(f"shm://{name}", example=q(0), num_envs=2, start_timeout=20.0, timeout=20.0)
+client.close()
+print("done")
+"""
+
+
+def test_ctrl_c_at_any_moment_leaves_a_good_session_or_one_that_says_it_is_over(name: str, serve: Callable[..., Child], start: Callable[..., Child]) -> None:
+    serve("Affine")
+    child = start(CLIENT + INTERRUPTED_ANYWHERE, name)
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        child.expect("looping")
+        time.sleep(rng.uniform(0.001, 0.01))
+        child.interrupt()
+        line = child.process.stdout.readline()  # type: ignore[union-attr]  # it is a pipe
+        assert line.startswith(("good", "over the session is over: it was interrupted")), line + child.errors
+    child.expect("done")
+    assert child.finish() == 0
+
+
 def test_ctrl_c_at_the_host_ends_it_cleanly_also_while_it_infers(name: str, serve: Callable[..., Child]) -> None:
     host = serve()
     client = connect(name)

@@ -256,11 +256,11 @@ def test_an_answer_under_way_when_the_instruction_came_is_still_of_this_episode(
     assert reply is not None and reply.valid.tolist() == [True] * 3
 
 
-@pytest.mark.parametrize(("env_ids", "task"), [([3], "a"), ([0, 1], ["a"]), ([0], "x" * 257), ([0], "a\0b"), ([True, False, False], "a"), ([0], None)])
+@pytest.mark.parametrize(("env_ids", "task"), [([3], "a"), ([0, 1], ["a"]), ([0], "x" * 257), ([0], "a\0b"), ([True, False, False], "a")])
 def test_an_impossible_instruction_is_refused_and_changes_nothing(env_ids: Any, task: Any) -> None:
     client, connection = make_client()
     client.act(q(0, 0, 0))
-    with pytest.raises((SpecError, TypeError)):
+    with pytest.raises(SpecError):
         client.instruct(env_ids, task)
     client.act(q(1, 1, 1))
     assert connection.published == [1]

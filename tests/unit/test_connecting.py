@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from helpers import open_descriptors
-from sample_policies import WAIT, Affine, Commanded, Remembering, TakesAll, WrongAtWarmUp
+from sample_policies import WAIT, Affine, Commanded, Remembering, TakesAll, Telling, WrongAtWarmUp
 
 import shmbridge
 from shmbridge.connecting import connect, connect_local, describe_host
@@ -109,6 +109,38 @@ def test_a_policy_that_sees_several_steps_is_offered_single_ones(unique_name: st
     with shmbridge.serve(Remembering(), f"shm://{unique_name}") as host, connect(str(host.address), example=Q, num_envs=2) as client:
         assert client.specs.observation_steps == 3
         assert client.infer(Q)["action"].shape == (2, 4, 3)
+
+
+def _use_at_random(client: shmbridge.Client, steps: int) -> list[object]:
+    """Use a client in every way; return all that came back, but for times."""
+    rng = np.random.default_rng(0)
+    returned: list[object] = []
+    for step in range(steps):
+        observation = {"q": rng.uniform(-1, 1, (2, 3)).astype(np.float32)}
+        env_ids, text = np.flatnonzero(rng.random(2) < 0.5).tolist(), f"task {step}"
+        for tell in (client.reset, client.instruct):
+            if rng.random() < 0.15:
+                tell(env_ids, text)
+        if rng.random() < 0.5:
+            slot = client.loan()
+            slot["q"][...] = observation["q"]
+            observation = slot  # type: ignore[assignment]  # likewise an observation
+        kind = rng.integers(4)
+        if kind == 3:
+            client.submit(observation)
+        reply = client.poll(timeout=20.0) if kind == 3 else client.infer(observation) if kind == 2 else client.act(observation)
+        assert reply is not None
+        returned += [reply["action"].tolist(), reply.step.tolist(), reply.age.tolist(), reply.valid.tolist(), dict(reply.info)]
+    return [*returned, msgspec.structs.astuple(client.statistics())[:5]]
+
+
+@pytest.mark.parametrize("rules", [{}, {"refill": "all"}, {"replan_steps": 2, "latency_steps": 1}, {"latest_only": True}], ids=str)
+def test_random_use_gives_the_same_here_and_in_a_host(unique_name: str, rules: dict[str, Any]) -> None:
+    with connect(Telling(), example=Q, num_envs=2, policy_type="p", **rules) as client:
+        here = _use_at_random(client, 200)
+    serve = shmbridge.serve(Telling(), f"shm://{unique_name}", policy_name="p")
+    with serve as host, connect(str(host.address), example=Q, num_envs=2, **rules) as client:
+        assert _use_at_random(client, 200) == here
 
 
 def test_a_local_policy_is_warmed_up_and_checked_before_step_one() -> None:

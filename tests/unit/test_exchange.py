@@ -132,6 +132,21 @@ def test_the_episodes_in_a_slot_are_right_however_often_it_was_used_before(slots
         assert bench.connection.observations[-1]["episodes"] == bench.episodes.tolist()
 
 
+def test_episodes_that_a_slot_holds_already_are_not_written_again() -> None:
+    bench = Bench(automatic=True)
+    for number in range(4):
+        bench.publish(number)
+        bench.take()
+        if number == 1:
+            slot = bench.connection.loan(SOON)
+            assert slot is not None
+            slot.words["@episodes"][:] = 99
+    assert [seen["episodes"] for seen in bench.connection.observations] == [[3, 4], [3, 4], [99, 99], [3, 4]]
+    bench.episodes = bench.episodes + np.uint64(1)
+    bench.publish(4)
+    assert bench.connection.observations[4]["episodes"] == [4, 5]
+
+
 def test_an_answer_to_some_rows_says_which() -> None:
     bench = Bench()
     bench.publish(1, rows=(False, True))

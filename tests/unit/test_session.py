@@ -227,6 +227,16 @@ def test_the_episodes_in_an_answer_are_right_whichever_slot_it_goes_into() -> No
         assert pair.action.words["@episodes"].tolist() == episodes
 
 
+def test_episodes_that_an_answer_slot_holds_already_are_not_written_again() -> None:
+    played = Played(Affine())
+    played.ask(resets={0: ""}, episodes=[4, 5, 6])
+    played.slots.action.words["@episodes"][:] = 99
+    played.ask()
+    assert played.slots.action.words["@episodes"].tolist() == [99] * 3
+    played.ask(resets={0: ""}, episodes=[5, 5, 6])
+    assert played.slots.action.words["@episodes"].tolist() == [5, 5, 6]
+
+
 def test_requests_rows_failures_and_time_are_counted() -> None:
     played = Played(Commanded())
     played.ask()
@@ -258,9 +268,11 @@ def test_a_policy_that_changes_the_lists_it_is_given_changes_its_own() -> None:
             observation.clear()  # type: ignore[attr-defined]  # it is a dict, and the policy's own
             return answer
 
-    played = Played(Empties())
+    policy = Empties()
+    played = Played(policy)
     for rows, expected in ((None, [0, 1, 2]), ([0, 2], [0, 2]), (None, [0, 1, 2])):
         played.ask(5, rows=rows)
+        assert policy.asked[-1] == expected
         assert played.slots.answer.outcome == Outcome.ANSWERED
         assert played.slots.answered_rows == expected
         assert np.all(played.slots.action.tensors["action"][expected, 0] == 5)

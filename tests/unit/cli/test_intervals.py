@@ -49,12 +49,16 @@ def test_rate_is_told_with_its_interval_and_counts():
     assert str(wilson(18, 20)) == "0.90 [0.70, 0.97] (18/20)"
 
 
-def test_only_what_is_0_or_1_in_every_episode_is_a_rate():
-    episodes = [{"success_rate": 1.0, "return": 3.5, "rare": 1.0}, {"success_rate": 0.0, "return": 1.0}, {"success_rate": True, "return": 0.0}]
+def test_only_what_is_called_one_and_is_0_or_1_in_every_episode_is_a_rate():
+    episodes = [
+        {"success_rate": 1.0, "fill_rate": 0.5, "rare_rate": 1.0, "coverage": 0.0},
+        {"success_rate": 0.0, "fill_rate": 1.0},
+        {"success_rate": True, "coverage": 1.0},
+    ]
     found = rates(episodes)
-    assert {name: (rate.successes, rate.episodes) for name, rate in found.items()} == {"success_rate": (2, 3), "rare": (1, 1)}
+    assert {name: (rate.successes, rate.episodes) for name, rate in found.items()} == {"success_rate": (2, 3), "rare_rate": (1, 1)}
     assert rates([]) == {}
-    assert rates([{"broken": float("nan")}]) == {}
+    assert rates([{"broken_rate": float("nan")}]) == {}
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (0, 1), (0, 5), (3, 3), (2, 7), (9, 1)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shmbridge.errors import SpecError
-from shmbridge.memory import naming, posix
+from shmbridge.memory import naming
 
 
 @pytest.mark.parametrize("name", ["default", "a", "gr1_joint-2", "x" * 48, "-", "0"])
@@ -45,23 +45,3 @@ def test_hosts_are_listed_by_their_sockets(unique_name: str, another_name: str) 
     finally:
         for path in (naming.socket_path(unique_name), naming.socket_path(another_name), naming.lock_path(f"{unique_name}-locked")):
             os.unlink(path)
-
-
-def test_leftovers_of_a_name_are_removed_and_no_others(unique_name: str) -> None:
-    sibling = f"{unique_name}-x"
-    made = {}
-    for name in (unique_name, sibling):
-        made[name] = [naming.socket_path(name), *(naming.semaphore_path(semaphore) for semaphore in naming.new_semaphore_names(name))]
-        for path in made[name]:
-            Path(path).touch()
-    naming.remove_leftovers(unique_name)
-    try:
-        assert not any(os.path.exists(path) for path in made[unique_name])
-        assert all(os.path.exists(path) for path in made[sibling])
-    finally:
-        naming.remove_leftovers(sibling)
-
-
-def test_removing_leftovers_where_there_are_none_is_fine(unique_name: str) -> None:
-    naming.remove_leftovers(unique_name)
-    posix.unlink_semaphore(f"/shmbridge.{unique_name}.none")

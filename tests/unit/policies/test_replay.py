@@ -128,7 +128,7 @@ def test_a_new_instruction_changes_nothing(recording: str) -> None:
 
 class TestOtherNumbersOfEnvironments:
     def test_they_are_refused_with_the_setting_that_allows_them(self, recording: str) -> None:
-        with pytest.raises(shmbridge.SpecError, match=r"with 2 environments, this run has 3\..*any_num_envs.*--num_envs 2"):
+        with pytest.raises(shmbridge.SpecError, match=r"with 2 environment\(s\), this run has 3\..*any_num_envs.*--num_envs 2"):
             ReplayPolicy(ReplayConfig(recording)).new_session(3)
 
     def test_allowed_ones_play_the_same_episodes_by_number(self, recording: str) -> None:
