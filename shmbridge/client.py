@@ -58,9 +58,8 @@ class Client:
         self._changes = TaskChanges()
         self._changes.begin(dict.fromkeys(range(self._num_envs), ""))
         self._queues = ChunkQueues(self.specs.action, self._num_envs, self.specs.horizon, rules)
-        self._safe_points = _SafePoints(self)
+        self._safe_points = _SafePoints()
         self._step = self._dropped = 0
-        self._ended = ""
 
     @property
     def specs(self) -> PolicySpecs:
@@ -78,6 +77,7 @@ class Client:
             SpecError: An environment does not exist, or a text is longer than 256 bytes. Nothing changed.
             ClosedError: The session is over.
         """
+        self._safe_points.check()
         tasks = tasks_by_row(env_ids, "" if task is None else task, self._num_envs)
         with self._in_use, self._safe_points:
             self._changes.begin(tasks)
@@ -99,6 +99,7 @@ class Client:
         Raises:
             SpecError, ClosedError: As in :meth:`reset`.
         """
+        self._safe_points.check()
         tasks = tasks_by_row(env_ids, task, self._num_envs)
         with self._in_use, self._safe_points:
             self._changes.instruct(tasks)
@@ -137,9 +138,10 @@ class Client:
             PolicyRaisedError: The policy failed on this observation. The session is still good.
             PeerLostError: The host is gone. Reconnect.
         """
+        deadline = self._deadline(timeout)
         with self._in_use, self._safe_points:
             wanted = self._queues.wanted(self._step)
-            answer = self._refill(observation, wanted, self._deadline(timeout)) if wanted.any() else None
+            answer = self._refill(observation, wanted, deadline) if wanted.any() else None
             if answer is None:
                 self._filler.pass_over(observation)
             actions, made_at = self._queues.pop(self._step)
@@ -152,8 +154,9 @@ class Client:
         Returns:
             One array per action spec, ``(num_envs, horizon, *shape)``.
         """
+        deadline = self._deadline(timeout)
         with self._in_use, self._safe_points:
-            answer = self._ask(observation, None, self._deadline(timeout))
+            answer = self._ask(observation, None, deadline)
             self._next_step()
         return self._whole_reply(answer)
 
@@ -190,6 +193,7 @@ class Client:
             LocalProtocolError: Nothing was submitted. (Not with ``latest_only``.)
             PolicyRaisedError, PeerLostError: As in :meth:`act`.
         """
+        deadline = self._deadline(timeout)
         with self._in_use, self._safe_points:
             if self._latest_only:
                 self._exchange.abandon_all_but_newest_arrived()
@@ -197,14 +201,12 @@ class Client:
                 if self._latest_only:
                     return None
                 raise LocalProtocolError("nothing was submitted, so there is nothing to poll")
-            answer = self._exchange.take_next(self._deadline(timeout))
+            answer = self._exchange.take_next(deadline)
         return None if answer is None else self._whole_reply(answer)
 
     def statistics(self) -> ClientStatistics:
         """Return what was counted so far, and where the rings stand."""
-        exchange = self._exchange
-        with self._in_use:  # or they could be closed meanwhile
-            rings = self._connection.statistics() or (None, None)
+        exchange, rings = self._exchange, self._connection.statistics() or (None, None)
         return ClientStatistics(self._step, exchange.sequence, exchange.rows, self._dropped, exchange.discarded, *rings)
 
     def ping(self, *, timeout: float = 1.0) -> Status | None:
@@ -228,9 +230,9 @@ class Client:
 
     def close(self) -> None:
         """End the session. A slot still lent goes back with it. Returns within about a second; may be called twice."""
-        self._ended = self._ended or "it was closed here"
-        self._filler.forget()
+        self._safe_points.ended = self._safe_points.ended or "it was closed here"
         self._connection.close()
+        self._filler.forget()
 
     def __enter__(self) -> Client:
         return self
@@ -243,6 +245,7 @@ class Client:
         return f"<Client of {self._connection.peer} over {self.path}: {what}>"
 
     def _deadline(self, timeout: float | None) -> Deadline:
+        self._safe_points.check()
         return Deadline(self._timeout if timeout is None else timeout)
 
     def _next_step(self) -> int:
@@ -328,16 +331,30 @@ class Client:
 class _SafePoints:
     """Marks the session as dead if anything but one of our own errors passes through.
 
-    Those are raised at safe points, while a Ctrl-C may have come between two steps that belong together.
+    Those are raised at safe points, while a Ctrl-C may have come between two steps that belong together. The mark is set on the way
+    in and taken away on the way out, because another Ctrl-C may come on the way out.
+
+    Attributes:
+        ended: Why the session is over; empty while it is not.
     """
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self) -> None:
+        self.ended = ""
+        self._inside = False
+
+    def check(self) -> None:
+        """Raise ClosedError once the session is over."""
+        if self.ended:
+            raise ClosedError(f"the session is over: {self.ended}; reconnect")
 
     def __enter__(self) -> None:
-        if self._client._ended:
-            raise ClosedError(f"the session is over: {self._client._ended}; reconnect")
+        if self._inside:
+            self.ended = self.ended or "it was interrupted in the middle of an exchange"
+        self.check()
+        self._inside = True
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        if kind is not None and (not issubclass(kind, ShmbridgeError) or issubclass(kind, RemoteProtocolError)):
-            self._client._ended = f"it was interrupted in the middle of an exchange ({kind.__name__})"
+        if kind is None or (issubclass(kind, ShmbridgeError) and not issubclass(kind, RemoteProtocolError)):
+            self._inside = False
+        else:
+            self.ended = self.ended or f"it was interrupted in the middle of an exchange ({kind.__name__})"

@@ -18,36 +18,43 @@ from shmbridge.spec import nearest
 MAX_DEPTH = 20
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
     """Return the mapping in a YAML file.
+
+    Args:
+        path: Of the file.
+        what: What kind of file it is to be, for messages.
 
     Raises:
         SpecError: The file is missing, is no YAML, or holds something else than a mapping.
     """
     import yaml  # slow to import, and needed by commands only
 
+    where = f"{what} {path}"
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"configuration {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise SpecError(f"{where} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{where} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise SpecError(f"configuration {path} is no YAML: {error}") from None
+        raise SpecError(f"{where} is no YAML: {error}") from None
     if loaded is not None and not isinstance(loaded, dict):
-        raise SpecError(f"configuration {path} must hold 'key: value' lines, it holds a {type(loaded).__name__}")
-    _check_plain(loaded or {}, path)
+        raise SpecError(f"{where} must hold 'key: value' lines, it holds a {type(loaded).__name__}")
+    _check_plain(loaded or {}, where)
     return loaded or {}
 
 
-def _check_plain(value: Any, path: str | Path, depth: int = 0) -> None:
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
     """Raise SpecError unless all keys are texts and nothing holds itself."""
     if depth > MAX_DEPTH:
-        raise SpecError(f"configuration {path} is nested more than {MAX_DEPTH} deep")
+        raise SpecError(f"{where} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise SpecError(f"configuration {path}: the key {key!r} is no text; put it in quotes")
+                raise SpecError(f"{where}: the key {key!r} is no text; put it in quotes")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_plain(inner, path, depth + 1)
+        _check_plain(inner, where, depth + 1)
 
 
 def field_names(config_type: type) -> list[str]:

@@ -232,8 +232,9 @@ def _nobody_there(name: str, deadline: Deadline) -> str:
     others = [other for other in naming.host_names() if other != name]
     dead = f"{naming.socket_path(name)} is there, but its host is dead; " if os.path.exists(naming.socket_path(name)) else ""
     here = f"in this {naming.SHM} there are: {', '.join(others)}; {nearest(name, others)}" if others else f"this {naming.SHM} has no hosts at all"
+    nobody = f"no host called {name!r} came up within {deadline.timeout:.3g} s" if deadline.timeout else f"there is no host called {name!r}"
     return (
-        f"no host called {name!r} came up within {deadline.timeout:.3g} s ({dead}{here.rstrip('; ')}). "
+        f"{nobody} ({dead}{here.rstrip('; ')}). "
         f"Start it with: shmbridge serve --name {name} --policy_type …, and if it runs in another container, mount one tmpfs at {naming.SHM} in both"
     )
 

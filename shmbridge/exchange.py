@@ -138,7 +138,7 @@ class Exchange:
 
     def abandon_all_but_newest_arrived(self) -> None:
         """Give up every answer that is there already but the newest of them."""
-        arrived = self._connection.arrived
+        arrived = min(self._connection.arrived, len(self._under_way))
         if arrived > 1:
             self._abandoned = max(self._abandoned, self._under_way[arrived - 2].sequence)
 
@@ -165,9 +165,13 @@ class Exchange:
             return None
         arrived = time.perf_counter()
         try:
-            return self._read(slot, arrived)
+            answer = self._read(slot, arrived)
         finally:
             self._connection.release(slot)
+        del slot  # what is raised here holds this frame, and must not hold the slot's memory
+        if isinstance(answer, ShmbridgeError):
+            raise answer
+        return answer
 
     def _drop_next(self, deadline: Deadline) -> bool:
         slot = self._connection.take(deadline)
@@ -185,11 +189,11 @@ class Exchange:
             raise RemoteProtocolError(f"expected the answer to observation {expected} of generation {self._generation:x}, found {found}; reconnect")
         return self._under_way.popleft()
 
-    def _read(self, slot: Slot, arrived: float) -> Request:
+    def _read(self, slot: Slot, arrived: float) -> Request | ShmbridgeError:
         generation, sequence, outcome, infer_ns, all_rows = slot.read_words()
         request = self._check_number(generation, sequence)
         if outcome != Outcome.ANSWERED:
-            raise self._failure(slot)
+            return self._failure(slot)
         request.actions = actions = {}
         for name, array in slot.tensors.items():
             actions[name] = array.copy()

@@ -126,6 +126,8 @@ class Filler:
     def forget(self) -> None:
         """Let go of a slot still lent, because the session is over."""
         self._loaned = None
+        if self._stack is not None:
+            self._stack.forget()
 
     def _check_current(self, loaned: LoanedSlot) -> None:
         if loaned is not self._loaned:

@@ -113,8 +113,8 @@ class PolicyHost:
         """
         if self._control is None:
             return True
-        self._control.stop(grace)
-        ended = self._worker.stop(grace)
+        ended = self._control.stop(grace)
+        ended &= self._worker.stop(grace)
         if ended:
             self._control.close()
             self._worker.close()

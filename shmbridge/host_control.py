@@ -77,10 +77,12 @@ class HostControl:
         self._jobs.append(job)
         self._wake.ring()
 
-    def stop(self, timeout: float) -> None:
-        """Say goodbye to everyone and wait until the sockets are closed."""
+    def stop(self, timeout: float) -> bool:
+        """Say goodbye to everyone and wait until the sockets are closed; return whether they are."""
         self.post(self._stop)
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         """Dispose of sessions that the worker opened while this thread was ending. Only once both threads have ended."""
@@ -155,6 +157,7 @@ class HostControl:
         try:
             guest.stream.flush()
             data = guest.stream.receive()
+            guest.stream.drop_descriptors()  # no client has any to pass
             if data == b"":
                 self._lose(guest)
             for message in guest.conversation.receive(data or b""):
@@ -164,6 +167,7 @@ class HostControl:
         except ShmbridgeError as error:
             self._refuse(guest, error)
         except OSError as error:
+            self._lost += guest in self._guests and guest.served is not None
             self._end(guest, f"its connection broke: {error.strerror}")
         except Exception as error:  # whatever one guest's message brought about, the others are served on
             logger.exception("a fault of this host while it heard %s", guest.name)
@@ -224,6 +228,9 @@ class HostControl:
             self._dispose(served, "it left during the handshake")
             return
         guest.served, guest.since = served, time.monotonic()
+        if served.end.ended is not None:  # the worker ended meanwhile
+            self._refuse(guest, ClosedError("the host is stopping"))
+            return
         welcome, descriptors = served.end.welcome()
         try:
             guest.stream.send(guest.conversation.send(welcome), descriptors)
@@ -236,7 +243,8 @@ class HostControl:
         served.end.forget_names()
         guest.since = time.monotonic()
         self._begun += 1
-        logger.info("%s begins: %d environments", guest.name, served.end.agreement.num_envs)
+        num_envs = served.end.agreement.num_envs
+        logger.info("%s begins: %d environment%s", guest.name, num_envs, "" if num_envs == 1 else "s")
         self._worker.post(lambda: self._worker.add(served))
 
     def _ping(self, guest: Guest, message: Ping) -> None:
@@ -307,6 +315,7 @@ class HostControl:
         if guest.served is not None:
             self._dispose(guest.served, reason)
             logger.info("%s ended: %s", guest.name, reason)
+        guest.served = None  # or what the policy keeps for it would live until a garbage collection
 
     def _dispose(self, served: ServedSession, reason: str) -> None:
         served.end.mark_lost(reason)
@@ -323,7 +332,8 @@ class HostControl:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if now - self._ticked >= _TICK_SECONDS:
+        is_due = now - self._ticked >= _TICK_SECONDS
+        if is_due:
             self._ticked = now
             self._push_status()
             self._note_rates(now)
@@ -331,7 +341,7 @@ class HostControl:
             dawdling = guest.dawdling_since
             if dawdling is not None and now - dawdling > self._settings.timeout:
                 self._refuse(guest, ClosedError(f"nothing complete was heard for {self._settings.timeout:.1f} s; allow more with --timeout_ms"))
-            elif self._settings.idle_timeout is not None and guest.served is not None:
+            elif is_due and self._settings.idle_timeout is not None and guest.served is not None:
                 self._look_for_idleness(guest.served, self._settings.idle_timeout)
 
     def _look_for_idleness(self, served: ServedSession, timeout: float) -> None:

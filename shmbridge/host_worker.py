@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from shmbridge.errors import ClosedError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError
 from shmbridge.memory.bell import Bell
-from shmbridge.memory.waiting import SPIN_SECONDS
-from shmbridge.messages import HostState, Status, plain_text, words_of
+from shmbridge.memory.waiting import SPIN_SECONDS, YIELDING_SECONDS
+from shmbridge.messages import Failure, HostState, Status, exception_from_failure, failure_from_exception, plain_text, words_of
 from shmbridge.policy import Policy
 from shmbridge.session import Offer, PolicySession, agree, run_policy_code, warm_up
 from shmbridge.transport.base import Agreement
@@ -70,7 +70,6 @@ class Worker:
     Attributes:
         bell: Whoever rings it makes the worker look at its jobs and its rings.
         board: What it is doing.
-        failure: Why the policy could not be loaded, or how it ended this thread; None while that has not happened.
     """
 
     def __init__(self, served_policy: ServedPolicy, host_name: str, on_change: Callable[[], None]) -> None:
@@ -87,7 +86,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="shmbridge worker", daemon=True)
         self.bell = Bell()
         self.board = Board()
-        self.failure: ShmbridgeError | None = None
+        self._failure: Failure | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -151,6 +150,14 @@ class Worker:
         return "waiting" if rings is not None and rings[0].full else "idle"
 
     @property
+    def failure(self) -> ShmbridgeError | None:
+        """Why the policy could not be loaded, or how it ended this thread; None while that has not happened.
+
+        A new exception each time: one that was raised holds the frames it passed, and is raised for many.
+        """
+        return None if self._failure is None else exception_from_failure(self._failure)
+
+    @property
     def ended(self) -> bool:
         """Whether no observation will be answered any more."""
         return self._stopping
@@ -177,15 +184,17 @@ class Worker:
                 self._jobs.popleft()()
             if self._answer_everyone() or has_job:
                 spin_end = 0.0
-            elif self._sessions and (spin_end == 0.0 or time.monotonic() < spin_end):
-                spin_end = spin_end or time.monotonic() + SPIN_SECONDS
-                os.sched_yield()
-            else:
+                continue
+            now = time.monotonic()
+            spin_end = spin_end or now + SPIN_SECONDS
+            if not self._sessions or now >= spin_end:
                 self._sleep()
                 spin_end = 0.0
+            elif spin_end - now <= YIELDING_SECONDS:
+                os.sched_yield()
 
     def _fail(self, error: ShmbridgeError) -> None:
-        self.failure = error
+        self._failure = failure_from_exception(error)
         self.board.write(HostState.FAILED, plain_text(str(error)).partition("\n")[0])
 
     def _warm_up_once(self, agreement: Agreement) -> None:

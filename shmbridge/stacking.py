@@ -61,6 +61,10 @@ class FrameStack:
         self._begins[:] = False
         self._stacked = None
 
+    def forget(self) -> None:
+        """Let go of the slot that was completed last."""
+        self._stacked = None
+
     def remember(self) -> None:
         """Make the observation completed last the newest of the past. Does nothing if there is none."""
         if self._stacked is None:

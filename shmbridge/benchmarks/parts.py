@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 import shmbridge
+from shmbridge.arrays import NumpyArrays
 from shmbridge.benchmarks import peers
 from shmbridge.benchmarks.machine import Cores
 from shmbridge.benchmarks.scenarios import ACTION, SCENARIOS, BenchmarkPolicy
@@ -21,6 +22,7 @@ from shmbridge.memory.naming import new_semaphore_names
 from shmbridge.memory.posix import Semaphore, unlink_semaphore
 from shmbridge.memory.waiting import Deadline
 from shmbridge.policy import PolicySpecs
+from shmbridge.spec import conformity
 
 _SECONDS = 3.0
 _REQUESTS = 200
@@ -116,6 +118,7 @@ def _pieces() -> Iterator[list[tuple[str, Callable[[], object]]]]:
     layout = session_layouts(specs, 1).observation
     (slot,) = make_slots(layout, bytearray(layout.segment_size(1)), 1, writable=True)
     destination = slot.tensors[spec.name]
+    conforms, arrays = conformity(observation.shape, spec.storage), NumpyArrays()
     deadline = Deadline(3600.0)
     with ExitStack() as stack:
         semaphore = _semaphore(stack)
@@ -130,8 +133,8 @@ def _pieces() -> Iterator[list[tuple[str, Callable[[], object]]]]:
             ("ring the host's bell (eventfd write)", lambda: os.eventfd_write(bell, 1)),
             ("write a slot's first words", lambda: slot.write_words(1, 2, 0, 1)),
             ("read a slot's first words", slot.read_words),
-            ("check 128 B: shape, dtype, NaN", lambda: spec.validate(observation, 1, what="observation")),
-            ("copy 128 B into a slot", lambda: np.copyto(destination, observation)),
+            ("check 128 B: shape, dtype, NaN", lambda: conforms(observation)),
+            ("copy 128 B into a slot", lambda: arrays.write(observation, destination)),
             ("copy 128 B out of a slot", destination.copy),
         ]
 

@@ -57,7 +57,8 @@ def _check_file(path: Path, values: Mapping[str, str], timeout: float, machine: 
     try:
         file = read_launch_file(path, values)
     except SpecError as error:
-        return [Finding(path.name, Level.PROBLEM, str(error))]
+        text = str(error).removeprefix(f"launch file {path} ").removeprefix(f"{path}: ")
+        return [Finding(str(path), Level.PROBLEM, text)]
     return check_launch(file, ask_programs(file, timeout), look_at_names(file), machine)
 
 

@@ -15,9 +15,9 @@ from shmbridge.cli.doctor_checks import Finding, Level, say_largest
 from shmbridge.cli.doctor_facts import Machine
 from shmbridge.cli.flags import with_underscores
 from shmbridge.cli.launch import check_interpreter
-from shmbridge.cli.launch_file import LaunchFile, Program
+from shmbridge.cli.launch_file import LaunchFile, Program, flag_value
 from shmbridge.cli.launch_programs import environment_of
-from shmbridge.cli.wording import printable, size, user
+from shmbridge.cli.wording import counted, printable, size, user
 from shmbridge.errors import SpecError
 from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room
 from shmbridge.memory.leftovers import Fate, survey
@@ -56,8 +56,8 @@ class Asked:
         program: As the launch file says.
         interpreter_problem: Why its interpreter cannot be used; empty where it can.
         version: What ``shmbridge --version`` says there; None for a script, which need not have it.
-        policy: What a host's command says with ``--help`` in the end, for which it looks its policy up; None for others.
-        description: What ``shmbridge run --describe`` says; None where no session is begun.
+        policy: What a host's command says with ``--check``, which makes all but the policy; None for others.
+        description: What ``shmbridge run --describe`` says; None for what is no ``run``.
     """
 
     program: Program
@@ -96,8 +96,8 @@ def _ask(file: LaunchFile, program: Program, timeout: float) -> Asked:
     if version.status != 0:
         return Asked(program, version=version)
     if program.serves is not None:
-        return Asked(program, version=version, policy=_ask_shmbridge(program, [*program.words, "--help"], timeout))
-    if host_of(program) is None:
+        return Asked(program, version=version, policy=_ask_shmbridge(program, [*program.words, "--check"], timeout))
+    if with_underscores(program.words)[0] != "run":
         return Asked(program, version=version)
     logger.info("asking %s what it needs; its environment is built for that (up to %.0f s)", program.label, timeout)
     return Asked(program, version=version, description=_ask_shmbridge(program, ["run", "--describe", "--json", *program.words[1:]], timeout))
@@ -138,22 +138,12 @@ def look_at_names(file: LaunchFile) -> Names:
 def host_of(program: Program) -> str | None:
     """Return the host that a program begins a session with, or None for one that begins none that we know of."""
     words = with_underscores(program.words)
-    if not words or words[0] != "run" or _flag(words, "--policy_deployment") != "remote":
+    if not words or words[0] != "run" or flag_value(words, "--policy_deployment") != "remote":
         return None
     try:
-        return check_name(_flag(words, "--name") or DEFAULT_NAME)
+        return check_name(flag_value(words, "--name") or DEFAULT_NAME)
     except SpecError:
         return None  # asking it what it needs tells why
-
-
-def _flag(words: Sequence[str], flag: str) -> str | None:
-    """Return the value of a flag; of one that is given twice the last counts, as for argparse."""
-    value = None
-    for word, after in zip(words, [*words[1:], None], strict=False):
-        name, joined, text = word.partition("=")
-        if name == flag:
-            value = text if joined else after
-    return value
 
 
 def check_launch(file: LaunchFile, asked: Sequence[Asked], names: Names, machine: Machine) -> list[Finding]:
@@ -163,6 +153,7 @@ def check_launch(file: LaunchFile, asked: Sequence[Asked], names: Names, machine
         *(Finding(f"{name}: {one.program.label}", Level.PROBLEM, one.interpreter_problem) for one in asked if one.interpreter_problem),
         *_check_versions(name, asked),
         *_check_policies(name, asked),
+        *_check_scripts(name, asked),
         *_check_names(name, file, names),
         *_check_places(name, file),
         *_check_needs(name, asked, machine),
@@ -189,9 +180,14 @@ def _check_policies(name: str, asked: Sequence[Asked]) -> list[Finding]:
     for one in asked:
         if one.policy is not None and one.policy.status != 0:
             why = "it is not imported in time" if one.policy.status is None else one.policy.last_line
-            found, remedy = f"its policy cannot be had: {why}", "see what there is, in its environment: shmbridge policies"
-            findings.append(Finding(f"{name}: {one.program.label}", Level.PROBLEM, found, "a policy that can be imported there", remedy))
+            found, remedy = f"it cannot serve: {why}", "see the whole text: shmbridge serve … --check, in its environment; what policies there are: shmbridge policies"
+            findings.append(Finding(f"{name}: {one.program.label}", Level.PROBLEM, found, "a host that can be started there", remedy))
     return findings
+
+
+def _check_scripts(name: str, asked: Sequence[Asked]) -> list[Finding]:
+    scripts = [one.program.label for one in asked if not one.program.words and not one.interpreter_problem]
+    return [Finding(f"{name}: {label}", Level.OK, "is a script: what it needs is not known") for label in scripts]
 
 
 def _check_names(name: str, file: LaunchFile, names: Names) -> list[Finding]:
@@ -216,9 +212,9 @@ def _check_places(name: str, file: LaunchFile) -> list[Finding]:
     findings = []
     for program in [host for host in file.hosts if host.words]:
         runners = [runner.label for runner in file.runners if host_of(runner) == program.serves]
-        places = _flag(with_underscores(program.words), "--max_sessions") or "1"
+        places = flag_value(with_underscores(program.words), "--max_sessions") or "1"
         if places.isdigit() and int(places) < len(runners):
-            found = f"takes {places} client(s) at a time, but {len(runners)} are started: {', '.join(runners)}"
+            found = f"takes {counted(int(places), 'client')} at a time, but {len(runners)} are started: {', '.join(runners)}"
             findings.append(Finding(f"{name}: {program.label}", Level.PROBLEM, found, "a place for each", f"give it --max_sessions {len(runners)}"))
     return findings
 
@@ -228,7 +224,8 @@ def _check_needs(name: str, asked: Sequence[Asked], machine: Machine) -> list[Fi
     for one in asked:
         if one.description is not None:
             nbytes = bytes_at_most(one.description)
-            needed += 0 if nbytes is None else nbytes + _BESIDE_OBSERVATIONS
+            is_local = host_of(one.program) is None  # it moves nothing through shared memory
+            needed += 0 if nbytes is None or is_local else nbytes + _BESIDE_OBSERVATIONS
             findings += [] if nbytes is not None else [_undescribed(f"{name}: {one.program.label}", one.description)]
     if needed:
         findings += _check_room(f"{name}: memory", needed, machine)

@@ -28,7 +28,10 @@ def with_underscores(words: Sequence[str]) -> list[str]:
 
 def positive(text: str) -> float:
     """Parse a number above zero, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
     return value
@@ -36,7 +39,7 @@ def positive(text: str) -> float:
 
 def whole_number(text: str) -> int:
     """Parse a whole number above zero, for argparse."""
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
     return value
@@ -44,10 +47,17 @@ def whole_number(text: str) -> int:
 
 def seed_number(text: str) -> int:
     """Parse a whole number from zero up, for argparse."""
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below zero")
     return value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:

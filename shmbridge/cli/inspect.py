@@ -13,11 +13,11 @@ import msgspec
 from shmbridge.cli.console import print_table
 from shmbridge.cli.flags import make_parser, positive
 from shmbridge.cli.ring_view import FieldRow, RingView, SessionView, field_rows, view_session
-from shmbridge.cli.wording import duration, print_json, printable, rate, say, size, user
+from shmbridge.cli.wording import counted, duration, print_json, printable, rate, say, size, user
 from shmbridge.connecting import describe_host
 from shmbridge.errors import ShmbridgeError, SpecError
 from shmbridge.memory.naming import DEFAULT_NAME
-from shmbridge.messages import ClientDescription, Description, SessionDescription
+from shmbridge.messages import ClientDescription, Description, HostState, SessionDescription
 from shmbridge.spec import TensorSpec, describe
 
 _LOOKS = 5
@@ -46,9 +46,10 @@ class Looked:
 def main(words: Sequence[str]) -> int:
     """Show a host's sessions. Exit status 1 if what it tells contradicts itself or what is computed here."""
     args = _parser().parse_args(words)
-    told, looked = _look(args.name, args.timeout_ms / 1000)
-    chosen = _choose(looked, args.client, args.name)
-    problems = _host_problems(told, args.name)
+    name = parse_address(args.name).name if "://" in args.name else args.name
+    told, looked = _look(name, args.timeout_ms / 1000)
+    chosen = _choose(looked, args.client, name)
+    problems = _host_problems(told, name)
     if args.json:
         print_json({**_host_data(told), "clients": [_client_data(one) for one in chosen], "problems": problems})
     else:
@@ -59,7 +60,7 @@ def main(words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     text = "Show the tensors, layouts, slots and counters of a host's sessions, computed here and compared with what the host tells."
     parser = make_parser("inspect", text)
-    parser.add_argument("name", metavar="NAME", nargs="?", default=DEFAULT_NAME, help="the host, as in 'shmbridge ls'")
+    parser.add_argument("name", metavar="NAME", nargs="?", default=DEFAULT_NAME, help="the host, as in 'shmbridge ls', or shm://NAME")
     parser.add_argument("--client", metavar="TEXT", help="only clients with this text in their names")
     parser.add_argument("--timeout_ms", type=positive, default=5000, metavar="MS", help="how long the host may take to answer")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
@@ -102,15 +103,16 @@ def _choose(looked: Sequence[Looked], text: str | None, name: str) -> list[Looke
 def _host_problems(told: Description, name: str) -> list[str]:
     problems = [] if told.name == name else [f"it calls itself {printable(told.name)}, its socket {name}"]
     many = len(told.clients) > told.max_sessions
-    return [*problems, *([f"it serves {len(told.clients)} clients, but takes {told.max_sessions}"] if many else [])]
+    return [*problems, *([f"it serves {counted(len(told.clients), 'client')}, but takes {told.max_sessions}"] if many else [])]
 
 
 def _print(told: Description, chosen: Sequence[Looked], problems: Sequence[str]) -> None:
     doing = f" ({printable(told.status.detail)})" if told.status.detail else ""
-    say(f"host {printable(told.name)}: policy {printable(told.policy)}, {told.status.state.value} for {duration(told.status.seconds)}{doing}")
+    since = "" if told.status.state is HostState.READY else f" for {duration(told.status.seconds)}"
+    say(f"host {printable(told.name)}: policy {printable(told.policy)}, {told.status.state.value}{since}{doing}")
     digest = f"configuration {printable(told.config_digest, 16)}" if told.config_digest else "no configuration"
     say(f"up {duration(told.seconds)}, {user(told.uid)}, pid {told.pid}, shmbridge {printable(told.version)}, {digest}", "  ")
-    say(f"{len(told.clients)} of {told.max_sessions} clients", "  ")
+    say(f"{len(told.clients)} of {counted(told.max_sessions, 'client')}", "  ")
     _print_problems(problems)
     for one in chosen:
         _print_client(one)
@@ -121,8 +123,9 @@ def _print_client(one: Looked) -> None:
     print()
     say(f"{printable(client.client)}: {user(client.uid)}, {printable(client.state, 20)}, for {duration(client.seconds)}")
     each = f", {counters.infer_seconds / counters.requests * 1e3:.3g} ms each" if counters.requests > 0 else ""
-    say(f"{counters.requests:,} observations answered{each}, now {rate(client.rate)} per second; {counters.failures:,} failures", "  ")
-    say(f"{client.num_envs:,} environments; {counters.rows:,} inferred in all of them together", "  ")
+    answered, failures = counted(counters.requests, "observation"), counted(counters.failures, "failure")
+    say(f"{answered} answered{each}, now {rate(client.rate)} per second; {failures}", "  ")
+    say(f"{counted(client.num_envs, 'environment')}; {counters.rows:,} inferred in all of them together", "  ")
     if one.session is None or one.view is None:
         say("it tells nothing of its tensors yet", "  ")
         return
@@ -162,7 +165,8 @@ def _client_data(one: Looked) -> dict[str, Any]:
     data = {key: value for key, value in msgspec.to_builtins(one.client).items() if key != "session"} | {"problems": one.problems}
     if one.session is None or one.view is None:
         return {**data, "session": None, "rings": None}
-    agreed = {key: getattr(one.session, key) for key in ("generation", "horizon", "observation_steps", "slots")}
+    agreed = {key: getattr(one.session, key) for key in ("horizon", "observation_steps", "slots")}
+    agreed["generation"] = f"{one.session.generation:x}"  # as text: many readers of JSON keep 53 bits of a number
     rings = {"observation": _ring_data(one.view.observation, one.session), "action": _ring_data(one.view.action, one.session)}
     return {**data, "session": agreed, "rings": rings}
 

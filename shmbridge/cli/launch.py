@@ -205,8 +205,8 @@ class _Launch:
     def _check_life(self, host: Child) -> None:
         if host.status is not None:
             self._programs.drain(host)
-            last = "\n".join(f"    {line}" for line in host.tail)
-            raise _Ended(host.status or 1, f"{host} {ending(host)} before all hosts were READY. The last that it said:\n{last}")
+            last = f". The last that it said: {host.tail[-1].strip()}" if host.tail else ""  # all of it was shown as it came
+            raise _Ended(host.status or 1, f"{host} {ending(host)} before all hosts were READY{last}")
 
     def _follow_runners(self) -> Outcome:
         while True:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +110,7 @@ def read_launch_file(path: Path, values: Mapping[str, str]) -> LaunchFile:
             exist is not looked at.
     """
     path = Path(path)
-    found = _decode(_File, read_yaml(path), f"{path}", _FORM)
+    found = _decode(_File, read_yaml(path, "launch file"), f"{path}", _FORM)
     if not found.programs:
         raise SpecError(f"{path}: 'programs' is empty; name at least one program to start")
     known = _merged(found.values, values, f"{path}")
@@ -139,6 +138,16 @@ def expand(text: str, values: Mapping[str, str], where: str) -> str:
         return values[name]
 
     return _REFERENCE.sub(one, text)
+
+
+def flag_value(words: Sequence[str], flag: str) -> str | None:
+    """Return the value of a flag, or None; of one that is given twice the last counts, as for argparse."""
+    value = None
+    for word, after in zip(words, [*words[1:], None], strict=False):
+        name, joined, text = word.partition("=")
+        if name == flag:
+            value = text if joined else after
+    return value
 
 
 def _program(label: str, raw: Any, values: Mapping[str, str], here: Path, where: str) -> Program:
@@ -219,9 +228,8 @@ def _serves(entry: _Entry, words: tuple[str, ...], values: Mapping[str, str], wh
 def _served_by(words: tuple[str, ...]) -> str | None:
     if words[0] != "serve":
         return None
-    following = dict(itertools.pairwise(words))  # of a flag that is given twice the last counts, as for argparse
-    joined = [word.partition("=")[2] for word in words if word.startswith("--name=")]
-    return joined[-1] if joined else following.get("--name", DEFAULT_NAME)
+    name = flag_value(words, "--name")
+    return DEFAULT_NAME if name is None else name
 
 
 def _path(text: str, values: Mapping[str, str], here: Path, where: str) -> Path:
@@ -267,4 +275,4 @@ def _decode(kind: type[_Decoded], raw: Any, where: str, form: str) -> _Decoded:
 
 
 def _hint(name: str, names: Mapping[str, object] | list[str]) -> str:
-    return f"; {found}" if (found := nearest(name, names)) else ""
+    return f" ({found})" if (found := nearest(name, names)) else ""

@@ -104,11 +104,13 @@ def end(groups: Iterable[int], ending: Ending) -> None:
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Send a signal to a process group; return whether there is one."""
+    """Send a signal to a process group; return whether there is one. One that changed its user cannot be signalled, and is there."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        return True
     return True
 
 

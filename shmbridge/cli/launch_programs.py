@@ -89,6 +89,7 @@ class Child:
         self.forgotten = False
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._process = process
+        self._ended: os.waitid_result | None = None
 
     @property
     def role(self) -> str:
@@ -98,8 +99,17 @@ class Child:
     @property
     def status(self) -> int | None:
         """Its exit status, 128 + N where signal N ended it; None while it runs."""
-        code = self._process.poll()
-        return 128 - code if code is not None and code < 0 else code
+        if self._ended is None and not self.forgotten:
+            # Looked at, not reaped: as long as nobody does that, its number, which is also its group's, is nobody else's.
+            self._ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if self._ended is None:
+            return None
+        return self._ended.si_status if self._ended.si_code == os.CLD_EXITED else 128 + self._ended.si_status
+
+    def forget(self) -> None:
+        """Give its number back, because nothing is left of it."""
+        self.forgotten = True
+        self._process.poll()
 
     @property
     def gone(self) -> bool:
@@ -227,7 +237,7 @@ class Programs:
             self.pump()
         for child in children:
             self.drain(child)
-            child.forgotten = True
+            child.forget()
             self._keeper.ended(child.pid)
 
     def _follow(self, child: Child, pipe: IO[bytes] | None, log: LabelledLog) -> None:

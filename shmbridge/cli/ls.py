@@ -21,7 +21,7 @@ from shmbridge.connecting import describe_host
 from shmbridge.errors import AuthenticationError, HostNotFoundError, ShmbridgeError
 from shmbridge.memory.leftovers import Entry, Fate, Finding, entries, survey
 from shmbridge.memory.naming import SHM, check_name, socket_path
-from shmbridge.messages import ClientDescription, Description
+from shmbridge.messages import ClientDescription, Description, HostState
 
 _QUERY_SECONDS = 1.0
 _QUERIES_AT_ONCE = 16
@@ -128,7 +128,7 @@ def host_row(host: Seen) -> tuple[str, ...]:
     if host.told is None:
         return (host.name, "-", host.state, who, *"-----")
     told = host.told
-    doing = f"{host.state} {duration(told.status.seconds)}" if told.status.seconds >= 1 else host.state
+    doing = f"{host.state} {duration(told.status.seconds)}" if told.status.seconds >= 1 and told.status.state is not HostState.READY else host.state
     rates, memory = rate(sum(client.rate for client in told.clients)), size(sum(client.nbytes for client in told.clients))
     places = f"{len(told.clients)} of {told.max_sessions}"
     return (host.name, printable(told.policy.rpartition("/")[2], 60), doing, who, str(told.pid), duration(told.seconds), places, rates, memory)

@@ -15,6 +15,7 @@ from shmbridge.cli.report import print_episodes, print_latency, print_rates, wri
 from shmbridge.cli.run_flags import Plan, parse
 from shmbridge.cli.video import Film, check_video, open_film
 from shmbridge.cli.watching import Watcher
+from shmbridge.cli.wording import counted
 from shmbridge.client import Client
 from shmbridge.config import config_digest
 from shmbridge.connecting import connect
@@ -55,7 +56,8 @@ def _describe(words: Sequence[str]) -> int:
 
 def _run(environment: Environment, client: Client, plan: Plan) -> int:
     args = plan.args
-    logger.info("%s with policy %s (%s), %d environment(s)", plan.environment_given["name"], client.agreement.policy, client.path, environment.num_envs)
+    counts = counted(environment.num_envs, "environment")
+    logger.info("%s with policy %s (%s), %s", plan.environment_given["name"], client.agreement.policy, client.path, counts)
     film = open_film(args.video, args.output_dir, client.specs.observation, args.num_episodes)
     recorder = Recorder(client.specs.action, environment.num_envs) if args.record else None
     # The film outside, so that what is still to be encoded is waited for when the progress line is complete.

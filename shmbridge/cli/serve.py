@@ -25,7 +25,7 @@ from shmbridge.config import config_digest
 from shmbridge.errors import SpecError
 from shmbridge.host import PolicyHost
 from shmbridge.host_guests import HostSettings
-from shmbridge.memory.naming import DEFAULT_NAME
+from shmbridge.memory.naming import DEFAULT_NAME, check_name
 from shmbridge.messages import HostState
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _LOOK_SECONDS = 0.1
 
 
 def main(words: Sequence[str]) -> int:
-    """Serve until a signal, a client's wish, or a policy that cannot be loaded."""
+    """Serve until a signal, a client's wish, or a policy that cannot be loaded; with ``--check`` only say whether it would begin."""
     parser = _parser()
     found = policy_class(words)
     if found is not None:
@@ -47,6 +47,9 @@ def main(words: Sequence[str]) -> int:
         raise SpecError("say which policy to serve: --policy_type NAME; 'shmbridge policies' lists them")
     config, values = config_from_flags(args, found.config_type, args.policy_config_yaml_path, args.policy_type)
     settings = HostSettings(args.max_sessions, args.timeout_ms / 1000, args.idle_timeout_s, not args.no_remote_kill)
+    check_name(args.name)
+    if args.check:
+        return 0
     digest = config_digest(values)
     host = PolicyHost(lambda: found(config), f"shm://{args.name}", policy_name=args.policy_type, config_digest=digest, settings=settings)
     return _stay(host, args.name, args.policy_type)
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     here.add_argument("--timeout_ms", type=positive, default=5000, help="time a client has for a handshake or a half-sent message before it is dropped")
     here.add_argument("--idle_timeout_s", type=positive, help="end a session that asked for nothing for so long")
     here.add_argument("--no_remote_kill", action="store_true", help="clients may not stop this host")
+    here.add_argument("--check", action="store_true", help="serve nothing: load the class, check all flags and the configuration, and end with status 0")
     network = parser.add_argument_group("on the network (not in this version: refused)")
     network.add_argument("--host", help="address to serve TCP on")
     network.add_argument("--port", type=int, help="TCP port")

@@ -58,7 +58,12 @@ def user(uid: int) -> str:
 
 def files(count: int) -> str:
     """Return ``1 file`` or ``5 files``."""
-    return f"{count} file{'' if count == 1 else 's'}"
+    return counted(count, "file")
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number of things: ``1 client``, ``2,000 clients``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def say(text: str, indent: str = "") -> None:

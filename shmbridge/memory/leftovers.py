@@ -156,7 +156,7 @@ def _survey_host(host: str, ours: list[Entry]) -> list[Finding]:
 
 def _collect_host(host: str, ours: list[Entry]) -> list[Finding]:
     try:
-        descriptor = posix.lock_file(lock_path(host))
+        descriptor = posix.lock_file_patiently(lock_path(host))
     except OSError as error:
         return _all(ours, Fate.FAILED, f"{lock_path(host)} cannot be taken: {error.strerror}")
     if descriptor is None:

@@ -14,7 +14,7 @@ import posix_ipc  # type: ignore[import-not-found, unused-ignore]  # ships no ty
 
 from shmbridge.errors import SegmentNotReadyError, SharedMemoryFullError
 from shmbridge.memory.naming import SHM, semaphore_path
-from shmbridge.memory.waiting import SPIN_SECONDS, Deadline
+from shmbridge.memory.waiting import SPIN_SECONDS, YIELDING_SECONDS, Deadline
 
 OWNER_ONLY = 0o600
 _SEM_T_BYTES = 32
@@ -23,6 +23,7 @@ _MADV_POPULATE_READ = 22
 _MADV_POPULATE_WRITE = 23
 """Linux 5.14; asm-generic/mman-common.h."""
 _SLICE_SECONDS = 0.25
+_ASKING_SECONDS = 0.2
 
 
 class _Timespec(ctypes.Structure):
@@ -110,7 +111,8 @@ class Semaphore(posix_ipc.Semaphore):  # type: ignore[misc, unused-ignore]  # of
             spin_end = spin_end or now + SPIN_SECONDS
             if now >= spin_end or now >= deadline.at:
                 return self._block(deadline)
-            os.sched_yield()
+            if spin_end - now <= YIELDING_SECONDS:
+                os.sched_yield()
         try:
             self._try(0)
         except posix_ipc.BusyError:  # somebody else took it: not in a ring, where each semaphore has one waiter
@@ -213,6 +215,14 @@ def unmap(mapping: mmap.mmap) -> bool:
     except BufferError:
         return False
     return True
+
+
+def lock_file_patiently(path: str) -> int | None:
+    """As :func:`lock_file`, asking again for a moment: one who only asks whether a host lives holds its lock for an instant."""
+    asking = Deadline(_ASKING_SECONDS)
+    while (descriptor := lock_file(path)) is None and not asking.passed:
+        time.sleep(_ASKING_SECONDS / 50)
+    return descriptor
 
 
 def lock_file(path: str, *, create: bool = True) -> int | None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from shmbridge.counters import RingStatistics
-from shmbridge.errors import LocalProtocolError, ShmbridgeError
+from shmbridge.errors import LocalProtocolError, RemoteProtocolError, ShmbridgeError
 from shmbridge.layout import Slot
 from shmbridge.memory.posix import Semaphore
 from shmbridge.memory.waiting import Deadline
@@ -34,6 +34,18 @@ class Line(Protocol):
 
     def raise_ended(self) -> NoReturn:
         """Raise PeerLostError or ClosedError."""
+
+
+def post(semaphore: Semaphore) -> None:
+    """Post a semaphore.
+
+    Raises:
+        RemoteProtocolError: It can count no further, so somebody else has written to it.
+    """
+    try:
+        semaphore.release()
+    except OSError:
+        raise RemoteProtocolError("a semaphore of this session counts to its end: the peer broke it; reconnect") from None
 
 
 class Producer:
@@ -81,7 +93,7 @@ class Producer:
         self._lent = None
         # SYNC POINT: pairs with Consumer.take. All our writes to the slot happen before its reads of it. We moved on
         # first: killed in between, we published nothing; the other order could publish the same slot twice.
-        self._full.release()
+        post(self._full)
 
     def statistics(self) -> RingStatistics:
         """Return where the ring stands, as seen from here. Not while it is being closed."""
@@ -159,7 +171,7 @@ class Consumer:
     def _give_back(self) -> None:
         self._leases.popleft()
         # SYNC POINT: pairs with Producer.loan.
-        self._free.release()
+        post(self._free)
 
     def _lease(self) -> Slot:
         slot = self._slots[self._moved % len(self._slots)]

@@ -150,8 +150,9 @@ class Control(ClosedInChildren):
         self._wake.ring()
 
     def _drop_old_statuses(self) -> None:
-        while not self._statuses.empty():
-            self._statuses.get_nowait()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._statuses.get_nowait()
 
     def _receive(self, phase: str) -> list[AnyMessage]:
         data = self._stream.receive()

@@ -10,14 +10,12 @@ import time
 
 from shmbridge.errors import AuthenticationError, HostExistsError, SegmentError, ShmbridgeError
 from shmbridge.memory import leftovers, naming, posix
-from shmbridge.memory.waiting import Deadline
 from shmbridge.transport.stream import ClosedInChildren, Credentials, Stream, peer_credentials
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 64
 _OVERLOAD_SECONDS = 0.05
-_ASKING_SECONDS = 0.2
 
 
 def user_name(uid: int) -> str:
@@ -103,11 +101,8 @@ class LocalListener(ClosedInChildren):
 
 def _take_lock(name: str) -> int:
     path = naming.lock_path(name)
-    asking = Deadline(_ASKING_SECONDS)
     try:
-        # One who only asks whether a host lives holds its lock for an instant; a living host holds it for good.
-        while (descriptor := posix.lock_file(path)) is None and not asking.passed:
-            time.sleep(_ASKING_SECONDS / 50)
+        descriptor = posix.lock_file_patiently(path)
     except PermissionError:
         raise _not_ours(name, path) from None
     if descriptor is None:

@@ -47,7 +47,8 @@ class ShmConnection(Connection):
         self.agreement, self.peer = agreement, peer
         self._control = control
         self._closed = False
-        self._closing = threading.Lock()
+        # Signal handlers may come back to both within one thread.
+        self._closing, self._looking = threading.RLock(), threading.RLock()
         _check_digests(welcome, agreement)
         with contextlib.ExitStack() as undo:
             self._attach(control.take_descriptors(_DESCRIPTORS), welcome.semaphores, undo)
@@ -97,7 +98,8 @@ class ShmConnection(Connection):
         return self._consumer.waiting
 
     def statistics(self) -> tuple[RingStatistics, RingStatistics] | None:
-        return None if self._control.ended is not None else (self._producer.statistics(), self._consumer.statistics())
+        with self._looking:  # or they could be closed meanwhile; not in_use, which a call may hold for long
+            return None if self._control.ended is not None else (self._producer.statistics(), self._consumer.statistics())
 
     def host_status(self, deadline: Deadline) -> Status | None:
         self._raise_if_lost()
@@ -117,20 +119,25 @@ class ShmConnection(Connection):
         # the semaphores go; should it not leave in time, leaking them is better than pulling them from under it. Every step may be
         # done twice, so that a close that was interrupted can be repeated.
         self._control.close()
-        if self.in_use.acquire(timeout=_LEAVE_SECONDS):
-            try:
+        left = False
+        try:
+            left = self.in_use.acquire(timeout=_LEAVE_SECONDS)
+            if left:
                 self._producer.forget()
                 self._consumer.forget()
-                self._undo.close()
+                with self._looking:
+                    self._undo.close()
                 self._closed = True
-            finally:
+        finally:
+            if left:
                 self.in_use.release()
 
     def _wake_waiters(self) -> None:
-        # Only this process waits on these two. Each post stands for no slot: _raise_if_lost speaks before anything is read.
+        # Only this process waits on these two. Each post stands for no slot: the rings look whether the line has ended before they read anything.
         free, _, _, action_full = self._semaphores
-        free.release()
-        action_full.release()
+        for semaphore in (free, action_full):
+            with contextlib.suppress(OSError):  # a peer that scribbled on it: then nobody waits on it, for it is full
+                semaphore.release()
 
     def _raise_if_lost(self) -> None:
         if self._control.ended is not None:
@@ -240,7 +247,7 @@ class ShmHostEnd(HostEnd):
             semaphore.close()
         for segment in self._segments:
             segment.close()
-        self._segments, self._rings = [], []
+        self._rings = []  # but not the segments: their descriptors for the peer are forgotten by another thread, perhaps later
 
 
 def _check_digests(welcome: Welcome, agreement: Agreement) -> None:

@@ -125,12 +125,15 @@ class Stream(ClosedInChildren):
         poller.register(self._socket, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
         return bool(poller.poll(deadline.remaining * 1000))
 
+    def drop_descriptors(self) -> None:
+        """Close every descriptor that nobody took."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
     def close(self) -> None:
         """Close the socket and every descriptor that nobody took. May be called twice."""
         self._outgoing.clear()
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors = []
+        self.drop_descriptors()
         self._socket.close()
 
     def close_descriptors(self) -> None:

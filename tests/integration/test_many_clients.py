@@ -7,6 +7,7 @@ import signal
 import threading
 
 import numpy as np
+import psutil
 import pytest
 import sample_policies as sample
 from helpers import GIVE_UP_SECONDS, TESTS, Child, eventually, ours_in_shm
@@ -135,6 +136,7 @@ def test_a_simulator_acts_alone_on_a_host_as_with_a_policy_in_its_process(alone)
             assert [(player.play(moves), player.digest)[1] for moves in LEGS] == alone[seed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_client_of_any_kind_changes_nothing_for_the_others(unique_name, host, start, alone, kind):
     simulators = Simulators(start, unique_name)
@@ -146,6 +148,17 @@ def test_a_client_of_any_kind_changes_nothing_for_the_others(unique_name, host, 
 
     play_beside(simulators, (disturb, nothing), alone)
     assert children[0].process.poll() is None, children[0].errors
+    connect(unique_name, SEEDS[0]).close()  # nor is the door shut
+
+
+def test_answers_that_nobody_reads_do_not_pile_up(unique_name, host, start):
+    """A hundred bytes each, so that what is kept would be 10 MB after every hundred thousand questions."""
+    disturber = start(DISTURB, unique_name, "asks and does not listen")
+    disturber.expect("disturbing:")
+    before = psutil.Process(host.pid).memory_info().rss
+    for _ in range(4):
+        disturber.expect("disturbing:")
+    assert psutil.Process(host.pid).memory_info().rss - before < 16 << 20
 
 
 WHY = {

@@ -64,10 +64,12 @@ def test_drifted_environments_cost_exactly_the_rows_that_they_need(example):
     assert (expected["refill=all"], expected["refill=empty"]) == (1100, 309)
 
 
-def test_the_example_prints_what_was_counted(example):
+def test_the_example_prints_what_was_counted_and_the_documents_show_it(example):
     done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("refill=")]
     assert [line.split()[-3:-1] for line in lines] == [[str(number) for number in example.count(**options)] for options in example.SCHEDULERS.values()]
+    shown = (EXAMPLE.parents[1] / "explanation" / "scheduling.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if f"    {line}" not in shown] == []
 
 
 @pytest.mark.parametrize(

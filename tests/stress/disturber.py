@@ -1,6 +1,8 @@
 """Clients that nobody would want beside them: ``disturber.py NAME KIND``. Each goes on until it is ended."""
 
 import contextlib
+import os
+import struct
 import sys
 import time
 
@@ -13,10 +15,11 @@ from shmbridge.connecting import connect_shm
 from shmbridge.errors import PolicyRaisedError, ShmbridgeError
 from shmbridge.layout import ObservationHeader
 from shmbridge.memory.waiting import Deadline
-from shmbridge.messages import Failure
+from shmbridge.messages import Failure, Ping, encode
 from shmbridge.session import Offer
 
 SEED = 99
+PINGS, PINGS_AT_A_TIME = 100_000, 1000
 SPECS = (shmbridge.TensorSpec("horizon_2/steps_1/state", (3,), "int64"),)
 
 
@@ -102,6 +105,29 @@ def never_attach(name):
         client.close()
 
 
+def ask_and_not_listen(name):
+    """Ask what the host is doing, again and again, and read no answer."""
+    client = RawClient(name)
+    client.open_session(SPECS)
+    data = encode(Ping())
+    question = struct.pack("<I", len(data)) + data
+    while True:
+        for _ in range(PINGS // PINGS_AT_A_TIME):
+            client.socket.sendall(question * PINGS_AT_A_TIME)
+        print("disturbing:", PINGS, "questions", flush=True)
+
+
+def ring_all_the_time(name):
+    """Ring the doorbell that all clients of a host share until it cannot count any further."""
+    client = RawClient(name)
+    client.open_session(SPECS)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(client.descriptors[2], 2**64 - 2)
+        print("disturbing:", flush=True)
+        time.sleep(0.001)
+
+
 KINDS = {
     "asks all the time": keep_asking,
     "is slow": be_slow,
@@ -115,6 +141,8 @@ KINDS = {
     "says half a message": lambda name: say(name, b"\x10\0\0\0half"),
     "says what is no message": lambda name: say(name, b"\xff" * 64),
     "never attaches": never_attach,
+    "asks and does not listen": ask_and_not_listen,
+    "rings all the time": ring_all_the_time,
 }
 
 

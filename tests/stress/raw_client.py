@@ -12,7 +12,11 @@ PATIENCE_SECONDS = 120.0
 
 
 class RawClient:
-    """A socket to a host, and what a client could say on it."""
+    """A socket to a host, and what a client could say on it.
+
+    Attributes:
+        descriptors: What came beside a welcome: both rings and the doorbell.
+    """
 
     def __init__(self, name):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -20,19 +24,19 @@ class RawClient:
         self.socket.connect(socket_path(name))
         self._conversation = Conversation(Role.CLIENT)
         self._heard = []
+        self.descriptors = []
 
     def say(self, message):
         self.socket.sendall(self._conversation.send(message))
 
     def hear(self):
-        """Return the next message; None once the host hung up. Descriptors that come beside it are closed."""
+        """Return the next message; None once the host hung up."""
         while not self._heard:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self.socket, 65_536, 8)
             except ConnectionError:
                 return None
-            for descriptor in descriptors:
-                os.close(descriptor)
+            self.descriptors += descriptors
             if not data:
                 return None
             self._heard = self._conversation.receive(data)
@@ -56,4 +60,6 @@ class RawClient:
         return welcome
 
     def close(self):
+        while self.descriptors:
+            os.close(self.descriptors.pop())
         self.socket.close()

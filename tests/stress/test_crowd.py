@@ -4,6 +4,7 @@ Twenty seconds of it, or as many as ``SHMBRIDGE_CROWD_SECONDS`` says; 600 is the
 """
 
 import collections
+import contextlib
 import os
 import random
 import re
@@ -28,6 +29,9 @@ SEED = 7
 GROWTH_BYTES = 16 << 20
 """How much larger the host may be afterwards: its allocator keeps some of what the largest crowd needed. A session's rings are not counted in, they
 are mappings and must be gone."""
+SAMPLES = 10
+BEGINS = " begins: "
+"""What the host's log says of each session."""
 EXIT_STATUSES = {0, -signal.SIGKILL}
 
 
@@ -39,13 +43,25 @@ class Holdings(NamedTuple):
     rings: int
     resident: int
 
+    @property
+    def is_alone(self):
+        """Whether there is no socket but the one that listens, and no ring."""
+        return self.descriptors["socket:[N]"] == 1 and self.rings == 0
+
     @classmethod
     def of(cls, pid):
         folder = Path("/proc", str(pid))
-        links = (re.sub(r"\d+", "N", os.readlink(entry)) for entry in (folder / "fd").iterdir())
+        links = (re.sub(r"\d+", "N", link) for link in _links(folder / "fd"))
         rings = re.findall(r" /(?:dev/shm/)?#\d+ \(deleted\)$", (folder / "maps").read_text(), re.MULTILINE)
         resident = int(re.search(r"^VmRSS:\s+(\d+) kB$", (folder / "status").read_text(), re.MULTILINE)[1])
         return cls(dict(collections.Counter(links)), len(list((folder / "task").iterdir())), len(rings), resident << 10)
+
+
+def _links(folder):
+    """Yield where the links of a folder lead, but for those that are gone before they are looked at."""
+    for entry in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(entry)
 
 
 class Crowd:
@@ -56,6 +72,7 @@ class Crowd:
         self._rng = random.Random(seed)
         self._here = {}
         self.came = self.replies = self.most_sessions = 0
+        self.resident = []
         self.ended = collections.Counter()
         self.wrong = []
 
@@ -99,23 +116,23 @@ class Crowd:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
 def test_a_crowd_that_joins_and_leaves_leaves_the_host_as_it_was(unique_name, tmp_path, record_property):
-    log = (tmp_path / "host").open("w+")
+    log = tmp_path / "host"
     policy = ["--policy_type", f"{HERE / 'crowd_policy.py'}:Remembering", "--infer_ms", "0.5"]
     words = [sys.executable, "-m", "shmbridge", "serve", "--name", unique_name, *policy, "--max_sessions", "64", "--timeout_ms", "1000"]
-    with subprocess.Popen(words, stderr=log) as host:
+    with log.open("w") as stderr, subprocess.Popen(words, stderr=stderr) as host:
         try:
             eventually(lambda: _sessions(unique_name) == 0, "the host")
             before = _after_a_crowd(unique_name, host.pid, tmp_path, seconds=4.0)[0]
+            begun = log.read_text().count(BEGINS)
             after, crowd = _after_a_crowd(unique_name, host.pid, tmp_path, seconds=SECONDS)
             assert is_served(unique_name)
         finally:
             host.terminate()
             host.wait(30)
-    log.seek(0)
-    said = log.read()
-    log.close()
-    sessions = f"{said.count(' begins: ')} sessions, at most {crowd.most_sessions} at a time"
-    figures = f"{crowd.came} clients ({dict(crowd.ended)}), {sessions}, {crowd.replies} replies compared; before {before}, after {after}"
+    said = log.read_text()
+    sessions = f"{said.count(BEGINS) - begun} sessions, at most {crowd.most_sessions} at a time"
+    resident = [f"{size / 1e6:.1f}" for size in (before.resident, *crowd.resident, after.resident)]
+    figures = f"{crowd.came} clients ({dict(crowd.ended)}), {sessions}, {crowd.replies} replies compared; MB resident {' '.join(resident)}; after {after}"
     record_property("crowd", figures)
     print(figures)
     assert crowd.wrong == []
@@ -135,13 +152,15 @@ def _after_a_crowd(name, pid, folder, seconds):
         while time.monotonic() < end:
             crowd.fill(PLACES)
             crowd.most_sessions = max(crowd.most_sessions, _sessions(name))
+            if end - time.monotonic() < seconds * (1 - len(crowd.resident) / SAMPLES):
+                crowd.resident.append(Holdings.of(pid).resident)
             time.sleep(0.05)
         crowd.empty()
     finally:
         crowd.end()
     eventually(lambda: _sessions(name) == 0, "the end of the last session")
     assert ours_in_shm(name) == [f"shmbridge.{name}.lock", f"shmbridge.{name}.sock"]
-    eventually(lambda: Holdings.of(pid).rings == 0, "the end of the last mapping")
+    eventually(lambda: Holdings.of(pid).is_alone, "the end of the last connection and mapping")
     return Holdings.of(pid), crowd
 
 

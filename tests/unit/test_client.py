@@ -507,13 +507,29 @@ def test_a_step_that_failed_is_not_counted_but_its_request_is() -> None:
     assert (statistics.steps, statistics.requests, statistics.discarded) == (0, 2, 1)
 
 
-def test_where_the_rings_stand_is_looked_at_under_the_lock_that_keeps_them_open() -> None:
+def test_statistics_do_not_wait_for_a_call_that_is_under_way() -> None:
     client, connection = make_client()
-    seen: list[bool] = []
-    look = connection.statistics
-    connection.statistics = lambda: seen.append(connection.in_use.locked()) or look()  # type: ignore[method-assign,func-returns-value]  # to watch
-    client.statistics()
-    assert seen == [True]
+    with connection.in_use:
+        assert client.statistics().requests == 0
+
+
+def test_a_second_ctrl_c_on_the_way_out_of_an_interrupted_call_leaves_the_session_dead() -> None:
+    client, _ = make_client()
+    client._safe_points.__enter__()  # and never __exit__: that was interrupted before it began
+    with pytest.raises(ClosedError, match="interrupted"):
+        client.act(client.loan())
+    with pytest.raises(ClosedError, match="interrupted"):
+        client.reset()
+
+
+def test_a_call_on_an_ended_session_raises_even_if_the_lock_was_lost_with_an_interrupted_close() -> None:
+    client, connection = make_client()
+    client.close()
+    connection.in_use.acquire()
+    with pytest.raises(ClosedError):
+        client.loan()
+    with pytest.raises(ClosedError):
+        client.reset()
 
 
 def test_what_was_submitted_is_not_given_up_for_an_observation_that_is_refused() -> None:

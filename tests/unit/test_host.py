@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -346,19 +348,6 @@ def test_a_host_says_what_becomes_of_each_client(unique_name: str) -> None:
         eventually(lambda: states() == ["idle"] * 3)
 
 
-def test_a_client_that_is_still_attaching_is_said_to_be(unique_name: str) -> None:
-    policy = Commanded()
-    with shmbridge.serve(policy, f"shm://{unique_name}", max_sessions=2) as host, connect(host) as first:
-        first.submit({"q": np.full((2, 3), sample.WAIT, np.float32)})
-        assert policy.entered.wait(60)
-        second = threading.Thread(target=lambda: connect(host).close())
-        second.start()
-        threading.Event().wait(0.1)
-        policy.gate.set()
-        second.join()
-        assert first.poll(timeout=20.0) is not None
-
-
 class Turns(Commanded):
     """Notes whose turn it was: sessions are numbered as they begin."""
 
@@ -454,3 +443,29 @@ def test_clients_with_different_numbers_of_environments_act_together_as_each_alo
         for player in players:
             player.join()
     assert together == alone
+
+
+class Weighty(Affine):
+    """Keeps something for each client, and lets the test see whether it is still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[weakref.ref[Any]] = []
+
+    def new_session(self, num_envs: int) -> Any:
+        state = set[int]()
+        self.states.append(weakref.ref(state))
+        return state
+
+
+def test_what_a_policy_keeps_for_a_client_goes_with_it_without_waiting_for_a_garbage_collection(unique_name: str) -> None:
+    policy = Weighty()
+    with shmbridge.serve(policy, f"shm://{unique_name}") as host:
+        gc.disable()
+        try:
+            for _ in range(3):
+                with connect(host) as client:
+                    client.act(Q)
+            eventually(lambda: all(state() is None for state in policy.states[-3:]), "the end of what the policy kept")
+        finally:
+            gc.enable()

@@ -112,3 +112,12 @@ def _ignored(pid):
     with open(f"/proc/{pid}/status") as lines:
         mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
     return {number for number in signal.Signals if mask >> (number - 1) & 1}
+
+
+def test_a_group_of_another_user_is_there_and_does_not_keep_the_others_alive(monkeypatch):
+    def refuse(group, number):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    assert signal_group(1, 0)
+    end([1], Ending(signal.SIGTERM, 0.0))

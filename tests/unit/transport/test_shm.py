@@ -16,6 +16,7 @@ from shmbridge.counters import RingStatistics
 from shmbridge.errors import ClosedError, LayoutMismatchError, PeerLostError, RemoteProtocolError, SegmentNotReadyError, SharedMemoryFullError, ShmbridgeError
 from shmbridge.layout import ActionHeader, ObservationHeader
 from shmbridge.memory import capacity
+from shmbridge.memory.ring import post
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import AnyMessage, Attached, Close, Hello, Welcome
 from shmbridge.protocol import Conversation, Role
@@ -390,3 +391,30 @@ def test_closing_says_goodbye(session: Session) -> None:
     connection = session.attach()
     connection.close()
     assert session._hear() == [Close()]
+
+
+def test_descriptors_forgotten_after_the_worker_closed_its_end_are_closed_too(unique_name: str) -> None:
+    before = open_descriptors()
+    bell = os.eventfd(0)
+    end = ShmHostEnd(make_agreement(), "a client", unique_name, bell)
+    end.close()
+    end.forget_names()
+    os.close(bell)
+    assert open_descriptors() == before
+    assert ours_in_shm(unique_name) == []
+
+
+def test_closing_within_a_close_does_not_wait_for_itself(session: Session) -> None:
+    connection = session.attach()
+    with connection._closing:  # as a signal handler finds it
+        connection.close()
+    assert connection.statistics() is None
+
+
+def test_a_semaphore_that_a_peer_broke_ends_its_session_and_not_the_host() -> None:
+    class Full:
+        def release(self) -> None:
+            raise OSError(75, "Value too large for defined data type")
+
+    with pytest.raises(RemoteProtocolError, match="broke"):
+        post(Full())  # type: ignore[arg-type]

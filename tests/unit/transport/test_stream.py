@@ -126,6 +126,19 @@ def test_descriptors_that_nobody_took_are_closed_with_the_stream() -> None:
     assert open_descriptors() == before
 
 
+def test_descriptors_may_be_dropped_while_the_stream_goes_on() -> None:
+    left, right = (Stream(end) for end in socket.socketpair())
+    before = open_descriptors()
+    left.send(b"here", [left.fileno()] * 3)
+    assert right.receive() == b"here"
+    right.drop_descriptors()
+    assert open_descriptors() == before
+    left.send(b"more")
+    assert right.receive() == b"more"
+    left.close()
+    right.close()
+
+
 def test_the_kernel_says_who_is_at_the_other_end() -> None:
     left, right = socket.socketpair()
     assert peer_credentials(left) == (os.getpid(), os.geteuid(), os.getegid())
