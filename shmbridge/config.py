@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -16,6 +17,8 @@ from shmbridge.errors import SpecError
 from shmbridge.spec import nearest
 
 MAX_DEPTH = 20
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+"""What msgspec says of a setting of the outermost level."""
 
 
 def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
@@ -85,11 +88,13 @@ def build_config(config_type: type | None, values: Mapping[str, Any], owner: str
     names = field_names(config_type)
     for key in values:
         if key not in names:
-            raise SpecError(f"{owner} has no setting {key!r}{'; ' + hint if (hint := nearest(key, names)) else ''}. There are: {', '.join(names)}")
+            raise SpecError(f"{owner} has no setting {key!r}{f' ({hint})' if (hint := nearest(key, names)) else ''}. There are: {', '.join(names)}")
     try:
         return msgspec.convert(dict(values), config_type, strict=False)
     except msgspec.ValidationError as error:
-        raise SpecError(f"configuration of {owner}: {error}") from None
+        missing = _MISSING.fullmatch(str(error))
+        what = "needs `{0}`: give --{0}, or {0}: in the YAML".format(missing[1]) if missing else str(error)
+        raise SpecError(f"configuration of {owner}: {what}") from None
 
 
 def value_from_text(config_type: type, name: str, text: str) -> Any:

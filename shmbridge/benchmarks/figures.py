@@ -63,6 +63,7 @@ _STATE = Key("state", COPIED)
 TARGETS = (
     Target(_STATE, Key("state", RING), asked=1.8),
     Target(Key("cameras", IN_PLACE), _STATE, (Key("cameras", READS),), asked=1.5),
+    Target(Key("cameras", IN_PLACE_WRITTEN), _STATE, (Key("cameras", READS_WRITTEN),), asked=1.5),
     Target(Key("cameras", COPIED), Key("cameras", MEMCPY), (_STATE, Key("cameras", READS_WRITTEN)), asked=1.15),
     Target(Key("cameras", IN_PLACE_WRITTEN), Key("cameras", RING_WRITTEN)),
     Target(Key("cameras", COPIED), Key("cameras", RING)),

@@ -62,12 +62,19 @@ def _print(path_a: Path, a: Report, path_b: Path, b: Report, found: Comparison) 
         print_table(head, [_pair_row(name, paired) for name, paired in found.paired.items()])
         _print_disagreements(found)
     if found.settings:
-        print_table(("setting that differs", "A", "B"), [(name, *values) for name, values in found.settings.items()])
+        print_table(("setting that differs", "A", "B"), [(name, *map(setting_text, values)) for name, values in found.settings.items()])
     if found.latency:
         rows = [(part, f"{a:.3f}", f"{b:.3f}", f"{b / a:.2f}" if a else "-") for part, (a, b) in found.latency.items()]
         print_table(("ms per request, p50", "A", "B", "B / A"), rows)
     if found.same_actions:
         print("They acted the same, bit for bit (actions_sha256).")
+
+
+def setting_text(value: object) -> str:
+    """Return a setting for the table: ``-`` where there is none; of a truth value the word that a flag and YAML take."""
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _head(path: Path, report: Report) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Comparison:
         paired_by: ``seed`` or ``index``.
         pairs: Episodes that both have.
         paired: Of each rate that both report.
-        settings: What differs: both values, as text.
+        settings: What differs: both values, as the reports have them; None where one has none.
         latency: The median of each part of a request, in both, in milliseconds.
         same_actions: Whether they acted the same, bit for bit.
     """
@@ -62,7 +62,7 @@ class Comparison:
     paired_by: str
     pairs: int
     paired: dict[str, Paired]
-    settings: dict[str, tuple[str, str]]
+    settings: dict[str, tuple[Any, Any]]
     latency: dict[str, tuple[float, float]]
     same_actions: bool = field(default=False)
 
@@ -159,11 +159,8 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return what differs. A setting that one side does not have, and the other only has as nothing, is no difference."""
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs. A setting that one side does not have, and the other only has as null, is no difference."""
     names = [*a, *(name for name in b if name not in a)]
-    return {name: (_text(a.get(name)), _text(b.get(name))) for name in names if _text(a.get(name)) != _text(b.get(name))}
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None or value is False else str(value)
+    # Their types too: true is no 1 there, although Python finds them equal.
+    return {name: (a.get(name), b.get(name)) for name in names if repr(a.get(name)) != repr(b.get(name))}

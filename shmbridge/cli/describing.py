@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shmbridge.cli.console import print_table
-from shmbridge.cli.wording import print_json, size
+from shmbridge.cli.wording import counted, print_json, size
 from shmbridge.environment import EnvironmentSpecs
 from shmbridge.layout import observation_layout
 from shmbridge.transport.base import DEFAULT_SLOTS
@@ -40,7 +40,7 @@ def describe(specs: EnvironmentSpecs, num_envs: int, *, as_json: bool) -> None:
     rows = [(spec.name, way, str(spec), f"{spec.nbytes:,}") for way, group in ways for spec in group]
     print_table(("tensor", "", "per environment", "bytes"), rows)
     at_most = size(found["bytes_at_most"])
-    print(f"{num_envs} environment(s), {DEFAULT_SLOTS} slots: at most {at_most} of shared memory, for a policy that takes all")
+    print(f"{counted(num_envs, 'environment')}, {DEFAULT_SLOTS} slots: at most {at_most} of shared memory, for a policy that takes all")
 
 
 @contextlib.contextmanager

@@ -180,7 +180,10 @@ def _check_policies(name: str, asked: Sequence[Asked]) -> list[Finding]:
     for one in asked:
         if one.policy is not None and one.policy.status != 0:
             why = "it is not imported in time" if one.policy.status is None else one.policy.last_line
-            found, remedy = f"it cannot serve: {why}", "see the whole text: shmbridge serve … --check, in its environment; what policies there are: shmbridge policies"
+            found, remedy = (
+                f"it cannot serve: {why}",
+                "see the whole text: shmbridge serve … --check, in its environment; what policies there are: shmbridge policies",
+            )
             findings.append(Finding(f"{name}: {one.program.label}", Level.PROBLEM, found, "a host that can be started there", remedy))
     return findings
 
@@ -223,10 +226,13 @@ def _check_needs(name: str, asked: Sequence[Asked], machine: Machine) -> list[Fi
     findings, needed = [], 0
     for one in asked:
         if one.description is not None:
-            nbytes = bytes_at_most(one.description)
-            is_local = host_of(one.program) is None  # it moves nothing through shared memory
-            needed += 0 if nbytes is None or is_local else nbytes + _BESIDE_OBSERVATIONS
-            findings += [] if nbytes is not None else [_undescribed(f"{name}: {one.program.label}", one.description)]
+            nbytes, check = bytes_at_most(one.description), f"{name}: {one.program.label}"
+            if nbytes is None:
+                findings.append(_undescribed(check, one.description))
+            elif host_of(one.program) is None:
+                findings.append(Finding(check, Level.OK, "runs its policy itself, and needs no shared memory"))
+            else:
+                needed += nbytes + _BESIDE_OBSERVATIONS
     if needed:
         findings += _check_room(f"{name}: memory", needed, machine)
     return findings

@@ -1,4 +1,4 @@
-"""Encoding mp4 files beside a run: a thread that never holds it up, and an ffmpeg per file."""
+"""Encoding mp4 files beside a run: a thread that the run never waits for, and an ffmpeg per file. Both take their share of the cores."""
 
 from __future__ import annotations
 

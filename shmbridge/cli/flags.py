@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,13 +13,14 @@ from shmbridge.config import build_config, field_names, read_yaml, value_from_te
 from shmbridge.errors import PolicyError, SpecError
 from shmbridge.policy import Policy
 from shmbridge.registry import policies
-from shmbridge.spec import nearest
 
 TOKEN_HELP = (
     "secret that a client must prove to know before this host serves it over the network. It keeps others who can reach the port from "
     "using or stopping the policy; it is needed wherever --host is not loopback. It is no encryption: what is sent can be read on the way. "
     "On one machine the owner-only socket takes its place, so this version, which serves no network, refuses it"
 )
+_NEAR = 0.7
+"""From 0 to 1, how much a word must be like a flag to be taken for a slip of it."""
 
 
 def with_underscores(words: Sequence[str]) -> list[str]:
@@ -129,9 +131,15 @@ def refuse_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None
     """End with a usage error if words are left, naming the nearest flag."""
     if rest:
         word = rest[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        hint = f"; {found}" if (found := nearest(word, known)) else ""
+        hint = f"; {found}" if (found := nearest_flag(word, [option for action in parser._actions for option in action.option_strings])) else ""
         parser.error(f"unknown flag {word}{hint}" if word.startswith("-") else f"{word!r} belongs to no flag")
+
+
+def nearest_flag(word: str, flags: Sequence[str]) -> str:
+    """Return ``did you mean …?`` for the nearest of ``flags``, or nothing where none is near. The dashes, which all have, bring no flag nearer."""
+    names = {flag.lstrip("-"): flag for flag in flags}
+    close = difflib.get_close_matches(word.lstrip("-"), list(names), n=1, cutoff=_NEAR)
+    return f"did you mean {names[close[0]]!r}?" if close else ""
 
 
 def refuse_network(flags: dict[str, object]) -> None:

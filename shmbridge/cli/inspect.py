@@ -19,6 +19,7 @@ from shmbridge.errors import ShmbridgeError, SpecError
 from shmbridge.memory.naming import DEFAULT_NAME
 from shmbridge.messages import ClientDescription, Description, HostState, SessionDescription
 from shmbridge.spec import TensorSpec, describe
+from shmbridge.transport.base import parse_address
 
 _LOOKS = 5
 _BETWEEN_LOOKS_SECONDS = 0.02
@@ -46,7 +47,7 @@ class Looked:
 def main(words: Sequence[str]) -> int:
     """Show a host's sessions. Exit status 1 if what it tells contradicts itself or what is computed here."""
     args = _parser().parse_args(words)
-    name = parse_address(args.name).name if "://" in args.name else args.name
+    name = parse_address(args.name).name
     told, looked = _look(name, args.timeout_ms / 1000)
     chosen = _choose(looked, args.client, name)
     problems = _host_problems(told, name)

@@ -49,7 +49,7 @@ KINDS = {
         "environment",
         ("environment", "env"),
         environments,
-        "shmbridge run --policy_type random --action_shape '[2]' --num_episodes 5 {place}",
+        "shmbridge run --policy_type shmbridge_policies.random:RandomPolicy --action_shape '[2]' --num_episodes 5 {place}",
         "shmbridge run … {name}",
     ),
 }

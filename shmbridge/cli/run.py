@@ -58,7 +58,8 @@ def _run(environment: Environment, client: Client, plan: Plan) -> int:
     args = plan.args
     counts = counted(environment.num_envs, "environment")
     logger.info("%s with policy %s (%s), %s", plan.environment_given["name"], client.agreement.policy, client.path, counts)
-    film = open_film(args.video, args.output_dir, client.specs.observation, args.num_episodes)
+    _warn_of_replan(args.replan_steps, client.specs.horizon)
+    film = open_film(args.video, args.output_dir, client.specs.observation, args.num_episodes, wants_cameras=args.enable_cameras)
     recorder = Recorder(client.specs.action, environment.num_envs) if args.record else None
     # The film outside, so that what is still to be encoded is waited for when the progress line is complete.
     with film or contextlib.nullcontext(), Watcher(client, args.num_episodes, args.num_steps) as watcher:
@@ -71,6 +72,13 @@ def _run(environment: Environment, client: Client, plan: Plan) -> int:
     print_rates(result.episodes)
     print(f"Metrics: {result.metrics()}", flush=True)
     return status
+
+
+def _warn_of_replan(replan_steps: int | None, horizon: int) -> None:
+    if replan_steps is not None and replan_steps > horizon:
+        logger.warning(
+            "--replan_steps %d changes nothing: the policy's chunks have %d action(s), and a new one is asked for after these", replan_steps, horizon
+        )
 
 
 def _each(watches: Sequence[Watch], moment: Moment) -> None:

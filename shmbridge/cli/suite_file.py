@@ -119,7 +119,8 @@ def _read(path: Path) -> _File:
     try:
         found = msgspec.convert(content, _File)
     except msgspec.ValidationError as error:
-        raise SpecError(f"{path}: {error}. A suite has 'tasks:', with a name and settings for each, and 'common:', settings of all") from None
+        missing = "'tasks:' is missing" if "tasks" not in content else error
+        raise SpecError(f"{path}: {missing}. A suite has 'tasks:', with a name and settings for each, and 'common:', settings of all") from None
     if not found.tasks:
         raise SpecError(f"{path}: there is no task below 'tasks:'")
     return found

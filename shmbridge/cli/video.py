@@ -1,4 +1,7 @@
-"""Filming episodes: which of them, which pixels, and under which names. The encoding is done elsewhere, in a thread of its own."""
+"""Filming episodes: which of them, which pixels, and under which names. It costs the run one copy per filmed frame.
+
+The encoding is done elsewhere, in a thread of its own; a frame that it has no room for is not copied.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +152,9 @@ def side_by_side(frames: Sequence[np.ndarray], step: int) -> np.ndarray:
     return canvas
 
 
-def open_film(which: str | None, folder: Path | None, observation: Sequence[TensorSpec], num_episodes: int | None) -> Film | None:
+def open_film(
+    which: str | None, folder: Path | None, observation: Sequence[TensorSpec], num_episodes: int | None, *, wants_cameras: bool = False
+) -> Film | None:
     """Return a film of a run, or None where none is wanted or possible; then the reason is logged, unless nobody asked.
 
     Videos of an earlier run in the same folder are removed.
@@ -159,13 +164,15 @@ def open_film(which: str | None, folder: Path | None, observation: Sequence[Tens
         folder: Where the run writes; None for nowhere.
         observation: What the policy sees; nothing else is rendered.
         num_episodes: How many count; None for all.
+        wants_cameras: Whether cameras were asked for, if videos were not.
     """
     if folder is None or which == "none":
         return None
     remove_older(folder / FOLDER)
     if not any(is_camera(spec.shape, spec.storage) for spec in observation):
-        if which is not None:
-            logger.warning("no video: the policy asks for no camera, that is, for no tensor (height, width, 3) uint8")
+        if which is not None or wants_cameras:
+            level = logging.INFO if which is None else logging.WARNING
+            logger.log(level, "no video: the policy asks for no camera, that is, for no tensor (height, width, 3) uint8")
         return None
     program = find_ffmpeg()
     if program is None:

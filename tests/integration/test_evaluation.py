@@ -288,7 +288,7 @@ def test_two_runs_are_compared_by_their_folders(call, here):
     assert status == 0, errors
     found = json.loads(out)
     assert (found["comparable"], found["pairs"]) == (True, 2)
-    assert found["settings"] == {"seed": {"a": "0", "b": "2"}}
+    assert found["settings"] == {"seed": {"a": 0, "b": 2}}
     status, out, errors = call("compare", "a", "nowhere")
     assert (status, out) == (1, "")
     assert "nowhere" in errors

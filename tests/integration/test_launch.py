@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from helpers import PACKAGE, eventually, ours_in_shm
 
 from shmbridge import serve
 from shmbridge.memory.naming import socket_path
+from shmbridge.memory.waiting import Deadline
 from shmbridge.registry import environments, policies
 from shmbridge.testing import MarkingPolicy
 
@@ -316,7 +318,11 @@ def test_end_that_is_asked_for_at_the_very_end_is_in_the_status(launch):
 
 
 def running_children(pair):
-    return [pid for pid in Path(f"/proc/{pair.process.pid}/task/{pair.process.pid}/children").read_text().split() if not _is_keeper(pid)]
+    return [pid for pid in Path(f"/proc/{pair.process.pid}/task/{pair.process.pid}/children").read_text().split() if _has_words(pid) and not _is_keeper(pid)]
+
+
+def _has_words(pid):
+    return bool(Path("/proc", pid, "cmdline").read_bytes())  # what has ended has none, until launch gives its number back
 
 
 def _is_keeper(pid):
@@ -355,6 +361,7 @@ def test_host_that_cannot_load_ends_the_launch_with_its_status_and_last_words(la
     said = done.err.rpartition("shmbridge launch: ")[2]
     assert f"policy (host '{unique_name}') ended with status 1 before all hosts were READY" in said
     assert "no weights at /models/none" in said
+    assert "\n" not in said.rstrip(), "what was shown as it came is shown a second time"
 
 
 def test_host_that_dies_while_another_loads_ends_the_launch(launch, host):
@@ -506,20 +513,30 @@ def test_file_of_the_documents_is_quoted_and_ends_with_the_scripts_metrics(tmp_p
     assert running(unique_name) == []
 
 
+def need_both_halves():
+    """Skip where this environment does not hold what the files that come along start."""
+    pytest.importorskip("torch")
+    pytest.importorskip("metaworld")
+    if "pixel_bc" not in policies.names() or "metaworld" not in environments.names():
+        pytest.skip("the plug-ins are not installed here, so they have no names")
+
+
+def copy_of(name, folder):
+    """Copy a file that comes along, for this environment; return its text and the flags that it needs here."""
+    (folder / "launch").mkdir()
+    text = re.sub(r"^    venv: .*\n", "", (LAUNCH / name).read_text(), flags=re.MULTILINE)
+    (folder / "launch" / name).write_text(text)
+    return text, ["--set", f"gl={os.environ.get('MUJOCO_GL', 'osmesa')}"] * ("gl:" in text)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not LAUNCH.is_dir(), reason="the launch files are not beside the tests")
 @pytest.mark.parametrize("name", sorted(path.name for path in LAUNCH.glob("*.yaml")))
 def test_files_that_come_along_run_to_their_metrics(name, tmp_path):
     """In this environment, which holds both halves, instead of in those that 'make demo' makes."""
-    pytest.importorskip("torch")
-    pytest.importorskip("metaworld")
-    if "pixel_bc" not in policies.names() or "metaworld" not in environments.names():
-        pytest.skip("the plug-ins are not installed here, so they have no names")
-    (tmp_path / "launch").mkdir()
-    text = re.sub(r"^    venv: .*\n", "", (LAUNCH / name).read_text(), flags=re.MULTILINE)
-    (tmp_path / "launch" / name).write_text(text)
-    renderer = ["--set", f"gl={os.environ.get('MUJOCO_GL', 'osmesa')}"] * ("gl:" in text)
+    need_both_halves()
+    text, renderer = copy_of(name, tmp_path)
     done = Launch(tmp_path, tmp_path / "launch" / name, "--set", "num_episodes=2", *renderer, OMP_NUM_THREADS="1")
     try:
         assert done.ends(2 * LOAD_SECONDS) == 0, done.err
@@ -529,3 +546,32 @@ def test_files_that_come_along_run_to_their_metrics(name, tmp_path):
     metrics = [line.partition(" | ")[2] for line in done.out.splitlines() if "Metrics: " in line]
     assert metrics == ["Metrics: {'success_rate': 1.0, 'num_episodes': 2}"] * text.count("\n      run ")
     assert list((tmp_path / ".demo").rglob("report.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not LAUNCH.is_dir(), reason="the launch files are not beside the tests")
+def test_two_simulators_of_a_file_that_comes_along_are_interrupted_and_leave_nothing(tmp_path, unique_name):
+    need_both_halves()
+    text, renderer = copy_of("two_simulators.yaml", tmp_path)
+    path = tmp_path / "launch" / "two_simulators.yaml"
+    path.write_text(text.replace("two-simulators", unique_name))
+    pair = Launch(tmp_path, path, "--set", "num_episodes=1000", *renderer, LAUNCH_TEST=unique_name, OMP_NUM_THREADS="1")
+    try:
+        deadline = Deadline(2 * LOAD_SECONDS)
+        while not both_run(pair) and pair.process.poll() is None and not deadline.passed:
+            time.sleep(0.1)
+        assert both_run(pair), pair.err
+        pair.send()
+        assert pair.ends(LOAD_SECONDS) == 130, pair.err
+    finally:
+        pair.process.terminate()
+        pair.ends()
+    assert "Traceback" not in pair.err
+    assert pair.err.splitlines()[-1] == "shmbridge launch: interrupted"
+    assert running(unique_name) == []
+    assert ours_in_shm(unique_name) == []
+
+
+def both_run(pair):
+    return all(re.search(rf"^{label} +\|.* episodes", pair.out + pair.err, re.MULTILINE) for label in ("one", "two"))

@@ -58,8 +58,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes, tex
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(SpecError, match=r"^configuration \S+none.yaml cannot be read: No such file or directory$"):
         read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match=r"^suite file "):
+        read_yaml(tmp_path / "none.yaml", "suite file")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_settings_become_the_class_that_names_them() -> None:
 
 
 def test_an_unknown_setting_is_refused_with_the_nearest_and_all_there_are() -> None:
-    with pytest.raises(SpecError, match=r"policy x has no setting 'chekpoint'; did you mean 'checkpoint'\?. There are: checkpoint, rate, steps"):
+    with pytest.raises(SpecError, match=r"policy x has no setting 'chekpoint' \(did you mean 'checkpoint'\?\)\. There are: checkpoint, rate, steps"):
         build_config(Settings, {"chekpoint": "/m"}, "policy x")
 
 
@@ -85,6 +87,11 @@ def test_an_unknown_setting_is_refused_with_the_nearest_and_all_there_are() -> N
 def test_a_missing_or_wrong_setting_is_refused_with_its_owner(values: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="configuration of policy x"):
         build_config(Settings, values, "policy x")
+
+
+def test_a_missing_setting_is_asked_for_in_both_ways_to_give_it() -> None:
+    with pytest.raises(SpecError, match=r"configuration of policy x: needs `checkpoint`: give --checkpoint, or checkpoint: in the YAML$"):
+        build_config(Settings, {}, "policy x")
 
 
 def test_an_owner_without_settings_takes_none() -> None:

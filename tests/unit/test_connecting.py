@@ -169,6 +169,11 @@ def test_no_host_is_said_with_what_there_is_and_how_to_start_one(unique_name: st
     assert f"shmbridge serve --name {unique_name}" in text
 
 
+def test_a_host_that_is_not_waited_for_is_said_not_to_be_there(unique_name: str) -> None:
+    with pytest.raises(HostNotFoundError, match=f"^there is no host called '{unique_name}' "):
+        describe_host(unique_name)
+
+
 def test_a_dead_hosts_socket_is_told_from_none(unique_name: str) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(naming.socket_path(unique_name))

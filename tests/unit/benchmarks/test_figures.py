@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shmbridge.benchmarks.figures import COPIED, IN_PLACE, MEMCPY, READS, READS_WRITTEN, RING, TARGETS, Key, Target, ratios_of, rows_of
+from shmbridge.benchmarks.figures import COPIED, IN_PLACE, IN_PLACE_WRITTEN, MEMCPY, READS, READS_WRITTEN, RING, TARGETS, Key, Target, ratios_of, rows_of
 from shmbridge.benchmarks.scenarios import SCENARIOS
 
 A, B, C = Key("state", "a"), Key("state", "b"), Key("cameras", "c")
@@ -49,11 +49,13 @@ def test_a_target_is_left_out_where_one_of_its_paths_was_not_measured(missing: K
 
 
 def test_the_targets_are_those_that_were_asked_for() -> None:
-    asked = {target.asked: target for target in TARGETS if target.asked is not None}
+    asked = {target.asked: target for target in reversed(TARGETS) if target.asked is not None}
     assert asked[1.8] == Target(Key("state", COPIED), Key("state", RING), (), 1.8)
     assert asked[1.5].keys == {Key("cameras", IN_PLACE), Key("state", COPIED), Key("cameras", READS)}
     assert asked[1.15].base == Key("cameras", MEMCPY)
     assert set(asked[1.15].beside) == {Key("state", COPIED), Key("cameras", READS_WRITTEN)}
+    written = Target(Key("cameras", IN_PLACE_WRITTEN), Key("state", COPIED), (Key("cameras", READS_WRITTEN),), 1.5)
+    assert written in TARGETS, "what a camera just wrote is held to the same as what lies there already"
     assert len(asked) == 3
 
 

@@ -80,6 +80,18 @@ def test_json_is_one_document_with_all_of_it(a, b, capsys):
     assert found["settings"] == {}
 
 
+def test_settings_keep_their_values_in_json_and_are_words_in_the_table(tmp_path, capsys):
+    values = {"fast": True, "gain": 0.5, "limit": None}, {"fast": False, "gain": 1, "limit": 2, "slow": False}
+    runs = [write(tmp_path / name, [1], settings={"environment": {"name": "toy"}, **found}) for name, found in zip("ab", values, strict=True)]
+    assert main([*runs, "--json"]) == 0
+    assert json.dumps(json.loads(capsys.readouterr().out)["settings"], sort_keys=True) == (
+        '{"fast": {"a": true, "b": false}, "gain": {"a": 0.5, "b": 1}, "limit": {"a": null, "b": 2}, "slow": {"a": null, "b": false}}'
+    )
+    assert main(runs) == 0
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["fast", "true", "false"] in rows and ["limit", "-", "2"] in rows and ["slow", "-", "false"] in rows
+
+
 def test_latency_of_nothing_has_no_ratio(tmp_path, b, capsys):
     assert main([write(tmp_path / "zero", [1], latency_ms={"infer": {"p50": 0.0}}), b, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["latency"]["infer"]["ratio"] is None

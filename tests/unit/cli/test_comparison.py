@@ -73,21 +73,22 @@ def test_settings_that_differ_are_listed_and_where_things_are_kept_is_none():
     a = report([1], settings={"replan_steps": None, "output_dir": "a", "policy_settings": {"gain": 1}, "enable_cameras": False}, path="in process")
     b = report([1], settings={"replan_steps": 4, "output_dir": "b", "policy_settings": {"gain": 2}}, path="shared memory", machine={"threads": 8})
     assert compare(a, b).settings == {
-        "replan_steps": ("-", "4"),
-        "policy_settings.gain": ("1", "2"),
+        "replan_steps": (None, 4),
+        "policy_settings.gain": (1, 2),
+        "enable_cameras": (False, None),
         "path": ("in process", "shared memory"),
-        "machine.threads": ("-", "8"),
+        "machine.threads": (None, 8),
     }
 
 
 def test_settings_of_a_policy_that_were_given_as_flags_are_listed_once():
     a, b = (report([1], settings={"gain": str(gain), "policy_settings": {"gain": gain}}) for gain in (1, 2))
-    assert compare(a, b).settings == {"policy_settings.gain": ("1", "2")}
+    assert compare(a, b).settings == {"policy_settings.gain": (1, 2)}
 
 
 def test_settings_given_to_one_side_only_are_listed():
     found = compare(report([1], settings={"policy_settings": None}), report([1], settings={"policy_settings": {"gain": 2}}))
-    assert found.settings == {"policy_settings.gain": ("-", "2")}
+    assert found.settings == {"policy_settings.gain": (None, 2)}
 
 
 def test_medians_of_latencies_that_both_have_are_compared():

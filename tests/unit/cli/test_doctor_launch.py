@@ -199,6 +199,33 @@ def test_a_script_is_not_asked_for_a_version_nor_for_places():
     assert check(asked, file=make_file(script, SIM, make_program("second", *SIM.words))) == []
 
 
+def test_a_script_is_said_to_be_one():
+    script = make_program("sim")
+    (finding,) = check_launch(make_file(script), [Asked(script)], NOBODY, make_machine())
+    assert (finding.check, finding.level, finding.found) == ("pair.yaml: sim", Level.OK, "is a script: what it needs is not known")
+
+
+def test_a_local_runner_counts_no_bytes_and_is_a_problem_if_it_cannot_start():
+    local = make_program("sim", "run", "--policy_deployment", "local", "env")
+    good = Asked(local, version=VERSION, description=described(40 * GB))
+    findings = check_launch(make_file(local), [good], NOBODY, make_machine())
+    assert [(finding.check, finding.level) for finding in findings] == [("pair.yaml: versions", Level.OK), ("pair.yaml: sim", Level.OK)]
+    (finding,) = check(dataclasses.replace(good, description=Answer(2, "", "unknown flag --taks\n")))
+    assert "unknown flag --taks" in finding.found
+
+
+def test_wrong_flags_of_hosts_and_of_local_runners_are_found(tmp_path, unique_name):
+    policy = ("--policy_type", "shmbridge.testing:MarkingPolicy")
+    host = make_program("host", "serve", "--name", unique_name, *policy, "--max_sessionz", "3", serves=unique_name)
+    (tmp_path / "code.py").write_text("import shmbridge\n" + ENVIRONMENT)
+    good = make_program("good", "run", *policy, "code.py:Small", folder=tmp_path)
+    bad = make_program("bad", "run", *policy, "code.py:Small", "--taks", "x", folder=tmp_path)
+    asked = ask_programs(make_file(host, good, bad), GIVE_UP_SECONDS)
+    findings = check(*asked)
+    assert [finding.check for finding in findings] == ["pair.yaml: host", "pair.yaml: bad"]
+    assert "--max_sessionz" in findings[0].found and "--taks" in findings[1].found
+
+
 def test_programs_are_asked_in_their_own_environment(tmp_path, unique_name):
     code = tmp_path / "code.py"
     code.write_text("import os\nimport shmbridge\nassert os.environ['SIZE'] == '3'\n" + ENVIRONMENT)

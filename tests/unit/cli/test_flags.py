@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from shmbridge.cli.flags import (
     config_from_flags,
     early,
     make_parser,
+    nearest_flag,
     policy_class,
     positive,
     refuse_network,
     refuse_unknown,
+    seed_number,
     whole_number,
     with_underscores,
 )
@@ -169,6 +172,14 @@ def test_unknown_flag_is_a_wrong_call_and_the_nearest_is_named(words: list[str],
     assert "--gain" in error
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("--frobnicate", ""), ("--num_env", "did you mean '--num_envs'?"), ("--outputdir", "did you mean '--output_dir'?"), ("--", ""), ("-x", "")],
+)
+def test_dashes_bring_no_flag_nearer(word: str, hint: str) -> None:
+    assert nearest_flag(word, ["-h", "--policy_type", "--num_envs", "--output_dir"]) == hint
+
+
 @pytest.mark.parametrize("word", ["--gai", "--cou", "--f"])
 def test_flags_cannot_be_abbreviated(word: str) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -223,3 +234,11 @@ def test_numbers_that_must_be_above_zero_are(text: str) -> None:
         positive(text)
     with pytest.raises((argparse.ArgumentTypeError, ValueError)):
         whole_number(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(positive, "'abc' is no number"), (whole_number, "'abc' is no whole number"), (seed_number, "'abc' is no whole number")]
+)
+def test_what_is_no_number_is_said_without_the_names_of_functions(kind: Callable[[str], float], text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^{text}$"):
+        kind("abc")

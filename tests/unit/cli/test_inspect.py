@@ -42,6 +42,7 @@ def test_a_session_is_shown_as_it_really_is(unique_name, capsys):
     assert found["problems"] == []
     (seen,) = found["clients"]
     assert seen["problems"] == []
+    assert seen["session"]["generation"] == f"{client.agreement.generation:x}"
     assert (seen["num_envs"], seen["counters"]["requests"]) == (3, 4)
     for name, layout in zip(("observation", "action"), client.agreement.layouts, strict=True):
         ring = seen["rings"][name]
@@ -58,10 +59,32 @@ def test_the_same_is_shown_to_people(unique_name, capsys):
         client.infer({"mark": [1.0, 2.0, 3.0]})
         assert inspect.main([unique_name]) == 0
     text = words_of(capsys)
-    for part in (f"host {unique_name}:", f"client {os.getpid()}", "1 observations answered", "observation ring: 2 slots", "mark", "(3,) ", "as computed here"):
+    for part in (
+        f"host {unique_name}:",
+        f"client {os.getpid()}",
+        "1 observation answered",
+        "3 environments; ",
+        "observation ring: 2 slots",
+        "mark",
+        "(3,) ",
+        "as computed here",
+    ):
         assert part in text
     assert "slot 0 free, slot 1 free; 1 taken by the host so far" in text
     assert "CONTRADICTION" not in text
+    assert ", READY up " in text
+
+
+def test_a_host_is_named_by_its_address_too(unique_name, capsys):
+    with make.answering(unique_name, make.description(unique_name)):
+        status, found = inspect_json(capsys, f"shm://{unique_name}")
+    assert (status, found["name"]) == (0, unique_name)
+
+
+def test_a_state_that_passes_is_shown_with_its_seconds(unique_name, capsys):
+    with make.answering(unique_name, make.description(unique_name, status=Status(HostState.LOADING, 35.0))):
+        inspect.main([unique_name])
+    assert "LOADING for 35 s" in words_of(capsys)
 
 
 def test_a_host_without_clients_is_shown_without(unique_name, capsys):
@@ -120,7 +143,7 @@ def test_counts_that_never_add_up_are_a_contradiction_and_a_failure(unique_name,
     ("changes", "problem"),
     [
         ({"name": "other"}, "it calls itself other"),
-        ({"max_sessions": 0}, "it serves 1 clients, but takes 0"),
+        ({"max_sessions": 0}, "it serves 1 client, but takes 0"),
     ],
 )
 def test_what_a_host_tells_wrongly_of_itself_is_a_contradiction(unique_name, capsys, changes, problem):

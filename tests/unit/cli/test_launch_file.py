@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shmbridge.cli.launch_file import expand, read_launch_file
+from shmbridge.cli.launch_file import expand, flag_value, read_launch_file
 from shmbridge.errors import SpecError
 
 LAUNCH = Path(__file__).resolve().parents[3] / "launch"
@@ -144,7 +144,7 @@ def test_dollar_and_brace_themselves_can_be_written(text, expanded):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("programs: {a: {script: x}}\nvalue: {}", "no key 'value'; did you mean 'values'"),
+        ("programs: {a: {script: x}}\nvalue: {}", "no key 'value' (did you mean 'values'?). There are: "),
         ("values: {}", "programs"),
         ("programs: {}", "'programs' is empty"),
         ("programs: [a]", "programs"),
@@ -206,7 +206,7 @@ def test_names_that_would_be_unclear_before_a_line_are_refused(write, label):
 
 
 def test_value_that_the_file_does_not_have_cannot_be_set(only):
-    with pytest.raises(SpecError, match="no value 'sise' to set; did you mean 'size'"):
+    with pytest.raises(SpecError, match=r"no value 'sise' to set \(did you mean 'size'\?\). There are: "):
         only("script: x", sise="3")
 
 
@@ -215,8 +215,20 @@ def test_entry_that_is_no_mapping_is_refused(write):
         read_launch_file(write("programs: {a: words}"), {})
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [(["--a=x", "--a", "y"], "y"), (["--a", "x", "--a=y"], "y"), (["--a="], ""), (["--a"], None), (["--ab", "x"], None), ([], None)],
+)
+def test_of_a_flag_that_is_given_twice_the_last_counts(words, value):
+    assert flag_value(words, "--a") == value
+
+
+def test_host_has_the_last_name_that_its_words_say(only):
+    assert only("shmbridge: serve --name=x --name y").serves == "y"
+
+
 def test_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(SpecError, match=r"none\.yaml cannot be read"):
+    with pytest.raises(SpecError, match=r"^launch file \S+none\.yaml cannot be read: No such file or directory$"):
         read_launch_file(tmp_path / "none.yaml", {})
 
 

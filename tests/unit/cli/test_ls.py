@@ -19,6 +19,7 @@ from shmbridge.errors import SegmentError, SpecError
 from shmbridge.memory import leftovers
 from shmbridge.memory.leftovers import Entry, Fate, Finding
 from shmbridge.memory.naming import lock_path, new_semaphore_names, semaphore_path, socket_path
+from shmbridge.messages import HostState, Status
 from shmbridge.testing import MarkingPolicy
 from shmbridge.testing.fakes import MARK
 
@@ -89,8 +90,10 @@ def test_living_host_is_listed_without_and_with_its_client(unique_name, capsys):
 
 def test_what_a_host_tells_is_shown_in_its_row(unique_name):
     host = ls.Seen(unique_name, "READY", 0, make.description(unique_name, make.client(nbytes=3_000_000), make.client(rate=0.25, nbytes=1000)))
-    assert ls.host_row(host) == (unique_name, "sample", "READY 5.0 s", "root (0)", "4711", "60 s", "2 of 4", "3.5", "3.0 MB")
+    assert ls.host_row(host) == (unique_name, "sample", "READY", "root (0)", "4711", "60 s", "2 of 4", "3.5", "3.0 MB")
     assert len(ls.host_row(host)) == len(ls.HOST_HEAD)
+    loading = ls.Seen(unique_name, "LOADING", 0, make.description(unique_name, status=Status(HostState.LOADING, 5.0)))
+    assert ls.host_row(loading)[2] == "LOADING 5.0 s"
 
 
 def test_a_host_that_tells_nothing_has_a_row_as_long():

@@ -12,7 +12,7 @@ import sample_policies
 from shmbridge.cli import new
 from shmbridge.cli.new import KINDS, class_name, main, plugin_name, refuse_taken, render
 from shmbridge.errors import SpecError
-from shmbridge.registry import Registry
+from shmbridge.registry import Registry, policies
 
 FILES = {
     "policy": ["README.md", "__init__.py", "policy.py", "pyproject.toml", "test_policy.py"],
@@ -107,6 +107,13 @@ def test_the_folder_is_written_and_what_to_type_next_is_said(kind: str, tmp_path
     told = capsys.readouterr().out
     assert f"python -m pytest '{folder}'" in told
     assert f"pip install -e '{folder}'" in told
+
+
+def test_commands_of_an_environment_name_a_policy_that_needs_no_entry_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["env", "kitchen", "--folder", str(tmp_path)])
+    for text in (capsys.readouterr().out, render("env", "kitchen")["README.md"]):
+        named = re.findall(r"--policy_type (\S+)", text)[0]
+        assert policies.load(named).__name__ == "RandomPolicy"
 
 
 def test_nothing_that_is_there_is_written_over(tmp_path: Path) -> None:

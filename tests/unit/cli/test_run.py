@@ -204,6 +204,21 @@ def test_chunk_flags_reach_the_session(toy, tmp_path):
     assert requests("--refill", "all") == 2
 
 
+@pytest.mark.parametrize(("replan_steps", "is_told"), [("6", False), ("20", True)])
+def test_replanning_after_the_end_of_a_chunk_is_warned_of_with_both_numbers(toy, tmp_path, replan_steps, is_told, caplog):
+    (tmp_path / "long.py").write_text(LONG)
+    assert main(["--policy_type", f"{tmp_path / 'long.py'}:Long", *STEPS, "--replan_steps", replan_steps, toy]) == 0
+    assert ["--replan_steps 20" in record.message and "6 action" in record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        True
+    ] * is_told
+
+
+def test_run_with_cameras_that_cannot_be_filmed_says_why(toy, tmp_path, caplog):
+    with caplog.at_level("INFO", "shmbridge"):
+        assert main([*POLICY, *STEPS, "--enable_cameras", "--output_dir", str(tmp_path), toy]) == 0
+    assert "no video: the policy asks for no camera" in caplog.text
+
+
 def test_report_that_cannot_be_written_is_status_1_and_the_metrics_are_there(toy, tmp_path, capsys):
     (tmp_path / "report.json").mkdir()
     assert main([*POLICY, "--num_episodes", "1", "--output_dir", str(tmp_path), toy]) == 1

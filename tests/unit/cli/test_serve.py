@@ -49,6 +49,19 @@ def test_numbers_that_cannot_be_are_wrong_calls_and_named(flag, value, unique_na
     assert flag in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--max_sessionz", "--nonsense"])
+def test_check_ends_well_where_a_host_would_begin_and_serves_nothing(flag, unique_name, capsys):
+    words = [*POLICY, "--name", unique_name]
+    assert main([*words, "--check"]) == 0
+    assert leftovers(unique_name) == []
+    with pytest.raises(SystemExit) as ended:
+        main([*words, flag, "3", "--check"])
+    assert ended.value.code == 2
+    assert flag in capsys.readouterr().err
+    with pytest.raises(SpecError, match="cannot name a host"):
+        main([*POLICY, "--name", "No/Name", "--check"])
+
+
 def test_name_that_no_host_may_have_is_refused():
     with pytest.raises(SpecError, match="cannot name a host"):
         main([*POLICY, "--name", "No/Name"])

@@ -121,6 +121,7 @@ def test_each_host_is_stopped_by_the_last_task_that_uses_it(suite):
     ("text", "said"),
     [
         ("", "tasks"),
+        ("common: {}", "'tasks:' is missing. A suite has"),
         ("tasks:", "tasks"),
         ("tasks: {}", "no task"),
         ("tasks: [one]", "tasks"),

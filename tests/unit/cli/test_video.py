@@ -195,11 +195,13 @@ def test_nothing_is_filmed_without_a_folder_or_if_nobody_wants_it(tmp_path):
     assert open_film("none", tmp_path, [CAMERA], 1) is None
 
 
-@pytest.mark.parametrize(("which", "is_told"), [("all", True), (None, False)])
-def test_without_cameras_there_is_no_film_and_whoever_asked_is_told(which, is_told, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("which", "wants_cameras", "told"), [("all", False, ["WARNING"]), ("all", True, ["WARNING"]), (None, True, ["INFO"]), (None, False, [])]
+)
+def test_without_cameras_there_is_no_film_and_whoever_asked_is_told(which, wants_cameras, told, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "shmbridge"):
-        assert open_film(which, tmp_path, [STATE, TensorSpec("depth", (32, 48, 1), "uint8")], 1) is None
-    assert ("no camera" in caplog.text) == is_told
+        assert open_film(which, tmp_path, [STATE, TensorSpec("depth", (32, 48, 1), "uint8")], 1, wants_cameras=wants_cameras) is None
+    assert [record.levelname for record in caplog.records if "no video: the policy asks for no camera" in record.message] == told
 
 
 def test_without_ffmpeg_there_is_no_film_unless_asked_for_by_name(tmp_path, monkeypatch, caplog):

@@ -10,7 +10,7 @@ import math
 import pytest
 
 from shmbridge.cli import wording
-from shmbridge.cli.wording import duration, files, print_json, printable, rate, say, size, user
+from shmbridge.cli.wording import counted, duration, files, print_json, printable, rate, say, size, user
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,7 @@ def test_a_line_on_a_terminal_breaks_between_words(capsys, monkeypatch):
     assert lines[0].startswith("  some")
     assert lines[1].startswith("    ")
     assert "a-rather-long-name" in " ".join(lines)
+
+
+def test_one_is_no_plural():
+    assert [counted(number, "environment") for number in (0, 1, 2000)] == ["0 environments", "1 environment", "2,000 environments"]
