@@ -23,6 +23,8 @@ from shmbridge_launch.bootstrapping import bench, demo, rendering, torch_cpu, ve
 from shmbridge_launch.bootstrapping.programs import Finished, Programs, SetupError, SignalledError
 from shmbridge_launch.bootstrapping.project import Project
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "launch" / "bootstrapping").glob("*.py"))
 GOOD = ((3, 11, 7), "CPython", "linux", "x86_64", 64, "glibc 2.36")

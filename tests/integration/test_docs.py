@@ -19,7 +19,7 @@ LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 EXAMPLE_LINK = re.compile(r"\]\((?:\.\./)*(?:docs/)?examples/(\w+\.py)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
 
-pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documents are not beside the tests")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DOCS.is_dir(), reason="the documents are not beside the tests")]
 
 
 def name_of(path):

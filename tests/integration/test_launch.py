@@ -112,6 +112,8 @@ class Point(shmbridge.Environment):
 """
 STUBBORN = """
 import signal, time
+
+pytestmark = pytest.mark.slow
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)

@@ -232,6 +232,8 @@ QUEUE = f"""
 import json, sys
 import numpy as np
 import shmbridge
+
+pytestmark = pytest.mark.slow
 observation = {{"q": np.zeros((int(sys.argv[2]), 3), np.float32)}}
 with shmbridge.connect(f"shm://{{sys.argv[1]}}", example=observation, num_envs=int(sys.argv[2]), slots={QUEUED}) as client:
     print("joined")
