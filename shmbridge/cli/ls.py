@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,15 +64,19 @@ def main(words: Sequence[str]) -> int:
 
 
 def _watch(args: argparse.Namespace) -> int:
+    # A handler that notes, because Python drops the exception of a Ctrl-C that comes in a callback, as a pool of threads has many.
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
-        while True:
+        while not stop.is_set():
             if sys.stdout.isatty():
                 print(_CLEAR, end="")
             _list(args)
             sys.stdout.flush()
-            time.sleep(args.watch)
-    except KeyboardInterrupt:
-        return 0  # the way to end it
+            stop.wait(args.watch)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

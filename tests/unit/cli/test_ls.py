@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -159,15 +160,18 @@ def test_json_once_and_again_and_again_is_a_wrong_call():
 
 def test_watching_ends_well_with_ctrl_c(unique_name, capsys, monkeypatch):
     rounds = []
+    look_at = ls.look_at
 
-    def sleep(seconds):
-        rounds.append(seconds)
+    def look_and_press(name):
+        rounds.append(name)
         if len(rounds) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+        return look_at(name)
 
-    monkeypatch.setattr(ls.time, "sleep", sleep)
-    assert ls.main(["--name", unique_name, "--watch", "0.5"]) == 0
-    assert rounds == [0.5, 0.5]
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(ls, "look_at", look_and_press)
+    assert ls.main(["--name", unique_name, "--watch", "0.01"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
     assert words_of(capsys).count("absent") == 2
 
 
