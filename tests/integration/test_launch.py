@@ -21,6 +21,8 @@ from shmbridge.memory.waiting import Deadline
 from shmbridge.registry import environments, policies
 from shmbridge.testing import MarkingPolicy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 LOAD_SECONDS = 240
@@ -112,8 +114,6 @@ class Point(shmbridge.Environment):
 """
 STUBBORN = """
 import signal, time
-
-pytestmark = pytest.mark.slow
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)

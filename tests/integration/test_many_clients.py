@@ -20,6 +20,8 @@ from shmbridge.connecting import describe_host
 from shmbridge.errors import HostBusyError, HostNotFoundError
 from shmbridge.testing import unique_name
 
+pytestmark = pytest.mark.slow
+
 SERVE = "import sys; from shmbridge.cli import main; sys.exit(main(sys.argv[1:]))"
 PLAY = """
 import json, sys
@@ -232,8 +234,6 @@ QUEUE = f"""
 import json, sys
 import numpy as np
 import shmbridge
-
-pytestmark = pytest.mark.slow
 observation = {{"q": np.zeros((int(sys.argv[2]), 3), np.float32)}}
 with shmbridge.connect(f"shm://{{sys.argv[1]}}", example=observation, num_envs=int(sys.argv[2]), slots={QUEUED}) as client:
     print("joined")
