@@ -162,6 +162,8 @@ def _version(name: str, module: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:  # simulators bring some along that no installer knows of
         return None if importlib.util.find_spec(module) is None else "of unknown version"
+    except ImportError:  # Python's own files cannot be read by this user
+        return "of unknown version"
 
 
 def _memory() -> Room:

@@ -17,7 +17,7 @@ from shmbridge.cli.launch_file import LaunchFile, Program, read_launch_file
 from shmbridge.cli.launch_keeper import ENDINGS
 from shmbridge.cli.launch_programs import MIXING, Child, Programs, Signals
 from shmbridge.connecting import describe_host
-from shmbridge.errors import HostExistsError, HostNotFoundError, PeerLostError, SpecError, TimedOutError
+from shmbridge.errors import HostExistsError, HostNotFoundError, PeerLostError, PolicyError, SpecError, TimedOutError
 from shmbridge.memory.leftovers import Fate, collect
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import HostState
@@ -106,6 +106,8 @@ def state_of(name: str) -> str:
         return "there and does not answer"
     except PeerLostError:
         return "ending"
+    except PolicyError:
+        return HostState.FAILED.value  # it tells everyone why, and ends
 
 
 def ending(child: Child) -> str:
