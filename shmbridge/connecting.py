@@ -13,9 +13,10 @@ from typing import Any
 from shmbridge.arrays import arrays_of_kind
 from shmbridge.chunking import ChunkRules, Refill
 from shmbridge.client import DEFAULT_TIMEOUT, Client
-from shmbridge.errors import AuthenticationError, HostNotFoundError, PeerLostError, RemoteProtocolError, SpecError
+from shmbridge.errors import HostNotFoundError, PeerLostError, RemoteProtocolError, SpecError
 from shmbridge.memory import naming
 from shmbridge.memory.posix import libc_version
+from shmbridge.memory.sharing import Sharing
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import PROTOCOL_VERSION, AnyMessage, Close, Description, Failure, Hello, Query, Status, Welcome, exception_from_failure
 from shmbridge.policy import Policy, PolicySpecs
@@ -23,10 +24,10 @@ from shmbridge.session import OFFERED, Offer, PolicySession, agree, warm_up
 from shmbridge.spec import TensorSpec, as_tuple_of_specs, check_agreement, nearest, specs_from_example, specs_from_space
 from shmbridge.transport.base import DEFAULT_SLOTS, Agreement, Connection, OnStatus, parse_address
 from shmbridge.transport.control import Control
-from shmbridge.transport.listener import check_same_user, user_name
 from shmbridge.transport.local import LocalConnection
 from shmbridge.transport.shm import ShmConnection
 from shmbridge.transport.stream import Stream, peer_credentials
+from shmbridge.transport.trust import check_peer, refused_by_mode
 from shmbridge.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def connect(
     latest_only: bool = False,
     policy_type: str | None = None,
     config_digest: str | None = None,
+    shm_group: int | None = None,
     on_status: OnStatus | None = None,
 ) -> Client:
     """Open a session with a policy: in a host of this machine, or in this process.
@@ -77,6 +79,7 @@ def connect(
             of an episode is answered at once. Counted, not timed, so runs repeat.
         latest_only: Let ``submit`` drop observations while the host is busy with an earlier one.
         policy_type, config_digest: What must run there; None for anything. Of a policy in this process: what the agreement is to say.
+        shm_group: Number of a group whose members are trusted to be the host; None trusts this process's own user only.
         on_status: Called with each state the host reports while it is not ready.
 
     Raises:
@@ -93,7 +96,7 @@ def connect(
         connection: Connection = connect_local(host, offer, policy_type, config_digest)
     else:
         name = parse_address(host).name
-        connection = connect_shm(name, offer, start_timeout, policy=policy_type, config_digest=config_digest, on_status=on_status)
+        connection = connect_shm(name, offer, start_timeout, policy=policy_type, config_digest=config_digest, shm_group=shm_group, on_status=on_status)
     try:
         offered, batched = [spec.name for spec in observation], num_envs is not None
         return Client(connection, offered=offered, batched=batched, timeout=timeout, arrays=arrays, rules=rules, latest_only=latest_only)
@@ -119,7 +122,14 @@ def connect_local(policy: Policy, offer: Offer, policy_name: str | None = None, 
 
 
 def connect_shm(
-    name: str, offer: Offer, start_timeout: float, *, policy: str | None = None, config_digest: str | None = None, on_status: OnStatus | None = None
+    name: str,
+    offer: Offer,
+    start_timeout: float,
+    *,
+    policy: str | None = None,
+    config_digest: str | None = None,
+    shm_group: int | None = None,
+    on_status: OnStatus | None = None,
 ) -> ShmConnection:
     """Open a session with the host called ``name`` on this machine.
 
@@ -129,17 +139,18 @@ def connect_shm(
         start_timeout: Seconds for everything: a host that does not exist yet, one that is loading, one that warms up.
         policy: Name of the policy that must run there; None for any.
         config_digest: Digest of its configuration; None for any.
+        shm_group: Group whose members are trusted to be the host, beside our own user; None for nobody else.
         on_status: Called with each state the host reports while it is not ready.
 
     Raises:
         HostNotFoundError: No host came up in time.
         TimedOutError: The host was not ready in time.
-        AuthenticationError: It belongs to another user.
+        AuthenticationError: It belongs to another user, who is not trusted here.
         HostBusyError, SpecError, SharedMemoryFullError, PolicyError: The host's refusal.
     """
     deadline = Deadline(start_timeout)
     peer = f"host {name!r}"
-    control = Control(_knock(name, deadline), peer)
+    control = Control(_knock(name, deadline, Sharing(shm_group)), peer)
     try:
         control.say(_hello(offer, policy, config_digest))
         welcome = _await_welcome(control, deadline, on_status or (lambda status: None))
@@ -149,7 +160,7 @@ def connect_shm(
         raise
 
 
-def describe_host(name: str, timeout: float = 1.0, *, details: bool = False) -> Description:
+def describe_host(name: str, timeout: float = 1.0, *, details: bool = False, shm_group: int | None = None) -> Description:
     """Ask a host who it is and whom it serves, without a session; with ``details``, also for tensors and rings of each client.
 
     Raises:
@@ -157,7 +168,7 @@ def describe_host(name: str, timeout: float = 1.0, *, details: bool = False) -> 
         TimedOutError: It does not answer.
     """
     deadline = Deadline(timeout)
-    control = Control(_knock(name, Deadline(0.0)), f"host {name!r}")
+    control = Control(_knock(name, Deadline(0.0), Sharing(shm_group)), f"host {name!r}")
     try:
         control.say(Query(details))
         answer = control.hear(deadline, "asking who it is")
@@ -190,11 +201,12 @@ def _offered_specs(example: Any, space: Any, specs: Iterable[TensorSpec] | None,
     return found
 
 
-def _knock(name: str, deadline: Deadline) -> Stream:
-    """Return a connection to a host of our own user, waiting for one that is still starting."""
+def _knock(name: str, deadline: Deadline, sharing: Sharing) -> Stream:
+    """Return a connection to a host of whom we trust, waiting for one that is still starting."""
     path = naming.socket_path(naming.check_name(name))
+    sharing.check_membership()
     told = False
-    while (sock := _try_to_connect(path)) is None:
+    while (sock := _try_to_connect(path, sharing)) is None:
         if deadline.passed:
             raise HostNotFoundError(_nobody_there(name, deadline))
         if not told and deadline.timeout - deadline.remaining > _PATIENCE_SECONDS:
@@ -202,14 +214,14 @@ def _knock(name: str, deadline: Deadline) -> Stream:
             told = True
         time.sleep(min(_RETRY_SECONDS, deadline.remaining))
     try:
-        check_same_user(peer_credentials(sock).uid, f"host {name!r}", path)
+        check_peer(peer_credentials(sock), sharing, f"host {name!r}", path)
     except BaseException:
         sock.close()
         raise
     return Stream(sock)
 
 
-def _try_to_connect(path: str) -> socket.socket | None:
+def _try_to_connect(path: str, sharing: Sharing) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)  # or a host that was stopped and has a full queue would hold us past any deadline
     try:
@@ -219,8 +231,7 @@ def _try_to_connect(path: str) -> socket.socket | None:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
             return None  # not there yet; there, but its host is dead; there, but its queue is full
         if isinstance(error, PermissionError):
-            text = f"{path} belongs to {user_name(os.stat(path).st_uid)}, this process runs as {user_name(os.geteuid())}: run both sides as the same user"
-            raise AuthenticationError(text) from None
+            raise refused_by_mode(path, sharing) from None
         raise
     except BaseException:
         sock.close()

@@ -12,6 +12,7 @@ from shmbridge.errors import ClosedError, LocalProtocolError
 from shmbridge.host_control import HostControl
 from shmbridge.host_guests import HostSettings
 from shmbridge.host_worker import ServedPolicy, Worker
+from shmbridge.memory.sharing import Sharing
 from shmbridge.messages import Status
 from shmbridge.policy import Policy
 from shmbridge.transport.base import Address, parse_address
@@ -50,20 +51,22 @@ class PolicyHost:
         self._settings = settings
         self._policy = ServedPolicy(make, name, config_digest)
         self._stopped = threading.Event()
-        self._worker = Worker(self._policy, self.address.name, self._on_change)
+        self._sharing = Sharing(settings.shm_group)
+        self._worker = Worker(self._policy, self.address.name, self._on_change, self._sharing)
         self._control: HostControl | None = None
 
     def start(self) -> PolicyHost:
         """Take the name and begin to serve. Returns at once; the policy may still be loading.
 
         Raises:
+            SpecError: This process is no member of the group that is to share it.
             HostExistsError: A living host has that name.
             LocalProtocolError: This host was started before.
         """
         if self._control is not None:
             raise LocalProtocolError("a host is started once; make a new one")
         with contextlib.ExitStack() as undo:
-            listener = LocalListener(self.address.name)
+            listener = LocalListener(self.address.name, self._sharing)
             undo.callback(listener.close)
             self._control = HostControl(listener, self._worker, self._policy, self._settings, self._stopped.set)
             self._control.start()
@@ -145,6 +148,7 @@ def serve(
     timeout: float = 5.0,
     idle_timeout: float | None = None,
     remote_kill: bool = True,
+    shm_group: int | None = None,
 ) -> PolicyHost:
     """Serve a policy and return the host, which is up; ``with serve(...) as host: host.wait()``.
 
@@ -157,9 +161,11 @@ def serve(
         timeout: Seconds a client may take over its part of the handshake or a half-sent message.
         idle_timeout: Seconds after which a session that asks for nothing is ended; None for never.
         remote_kill: Whether a client may stop this host.
+        shm_group: Number of a group whose members are served too; None serves this process's own user only.
 
     Raises:
+        SpecError: This process is no member of that group. Nothing was started.
         HostExistsError: A living host has that name. Nothing was started.
     """
-    settings = HostSettings(max_sessions, timeout, idle_timeout, remote_kill)
+    settings = HostSettings(max_sessions, timeout, idle_timeout, remote_kill, shm_group)
     return PolicyHost(policy, address, policy_name=policy_name, config_digest=config_digest, settings=settings).start()

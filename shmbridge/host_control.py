@@ -16,6 +16,8 @@ from shmbridge.errors import AuthenticationError, ClosedError, RemoteProtocolErr
 from shmbridge.host_guests import Guest, HostSettings, check_compatible, check_expectations, check_place, describe_client, distinct, printable
 from shmbridge.host_worker import ServedPolicy, ServedSession, Worker
 from shmbridge.memory.bell import Bell
+from shmbridge.memory.naming import socket_path
+from shmbridge.memory.sharing import Sharing
 from shmbridge.messages import (
     AnyMessage,
     Attached,
@@ -30,8 +32,9 @@ from shmbridge.messages import (
 )
 from shmbridge.protocol import State
 from shmbridge.session import Offer
-from shmbridge.transport.listener import LocalListener, check_same_user
+from shmbridge.transport.listener import LocalListener
 from shmbridge.transport.stream import Credentials
+from shmbridge.transport.trust import check_peer
 from shmbridge.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -147,7 +150,7 @@ class HostControl:
 
     def _check_user(self, guest: Guest, credentials: Credentials) -> None:
         try:
-            check_same_user(credentials.uid, "the client", f"host {self._listener.name!r}")
+            check_peer(credentials, Sharing(self._settings.shm_group), "the client", socket_path(self._listener.name))
         except AuthenticationError as error:
             self._refuse(guest, error)
 

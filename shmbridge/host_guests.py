@@ -29,12 +29,14 @@ class HostSettings:
         timeout: Seconds a client may take over its part of the handshake or a half-sent message.
         idle_timeout: Seconds after which a session that asks for nothing is ended; None for never.
         remote_kill: Whether a client may stop the host.
+        shm_group: Group whose members are served as the host's own user is; None for that user only.
     """
 
     max_sessions: int = 1
     timeout: float = 5.0
     idle_timeout: float | None = None
     remote_kill: bool = True
+    shm_group: int | None = None
 
 
 class RateMeter:

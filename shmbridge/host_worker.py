@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from shmbridge.errors import ClosedError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError
 from shmbridge.memory.bell import Bell
+from shmbridge.memory.sharing import PRIVATE, Sharing
 from shmbridge.memory.waiting import SPIN_SECONDS, YIELDING_SECONDS
 from shmbridge.messages import Failure, HostState, Status, exception_from_failure, failure_from_exception, plain_text, words_of
 from shmbridge.policy import Policy
@@ -72,9 +73,9 @@ class Worker:
         board: What it is doing.
     """
 
-    def __init__(self, served_policy: ServedPolicy, host_name: str, on_change: Callable[[], None]) -> None:
+    def __init__(self, served_policy: ServedPolicy, host_name: str, on_change: Callable[[], None], sharing: Sharing = PRIVATE) -> None:
         self._served_policy = served_policy
-        self._host_name = host_name
+        self._host_name, self._sharing = host_name, sharing
         self._on_change = on_change
         self._policy: Policy | None = None
         self._jobs: deque[Callable[[], None]] = deque()
@@ -125,7 +126,7 @@ class Worker:
         if self._stopping:
             raise ClosedError("this host is stopping")  # or it might end around names that nobody takes away
         # Last, so that the semaphores have names for as short as can be: not while a policy compiles.
-        served = ServedSession(ShmHostEnd(agreement, client, self._host_name, self.bell.fileno()), session, on_fault)
+        served = ServedSession(ShmHostEnd(agreement, client, self._host_name, self.bell.fileno(), self._sharing), session, on_fault)
         self._opened.append(served)
         return served
 

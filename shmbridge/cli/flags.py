@@ -47,6 +47,11 @@ def whole_number(text: str) -> int:
     return value
 
 
+def add_group_flag(parser: argparse._ActionsContainer, whom: str) -> None:
+    """Add the flag for a /dev/shm that two users share; ``whom`` are those who are trusted then."""
+    parser.add_argument("--shm_group", type=seed_number, metavar="GID", help=f"trust {whom} this group's members too, by number; not given: only our own user")
+
+
 def seed_number(text: str) -> int:
     """Parse a whole number from zero up, for argparse."""
     value = _whole(text)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shmbridge.cli.console import print_table
-from shmbridge.cli.flags import make_parser, positive
+from shmbridge.cli.flags import add_group_flag, make_parser, positive
 from shmbridge.cli.ring_view import FieldRow, RingView, SessionView, field_rows, view_session
 from shmbridge.cli.wording import counted, duration, print_json, printable, rate, say, size, user
 from shmbridge.connecting import describe_host
@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     """Show a host's sessions. Exit status 1 if what it tells contradicts itself or what is computed here."""
     args = _parser().parse_args(words)
     name = parse_address(args.name).name
-    told, looked = _look(name, args.timeout_ms / 1000)
+    told, looked = _look(name, args.timeout_ms / 1000, args.shm_group)
     chosen = _choose(looked, args.client, name)
     problems = _host_problems(told, name)
     if args.json:
@@ -63,15 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser("inspect", text)
     parser.add_argument("name", metavar="NAME", nargs="?", default=DEFAULT_NAME, help="the host, as in 'shmbridge ls', or shm://NAME")
     parser.add_argument("--client", metavar="TEXT", help="only clients with this text in their names")
+    add_group_flag(parser, "as the host")
     parser.add_argument("--timeout_ms", type=positive, default=5000, metavar="MS", help="how long the host may take to answer")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser
 
 
-def _look(name: str, timeout: float) -> tuple[Description, list[Looked]]:
+def _look(name: str, timeout: float, shm_group: int | None) -> tuple[Description, list[Looked]]:
     """Ask until the counts add up: a ring that is in use may move between the reading of two counts."""
     for _ in range(_LOOKS):
-        told = _ask(name, timeout)
+        told = _ask(name, timeout, shm_group)
         looked = [_look_at(client) for client in told.clients]
         if all(one.view is None or one.view.adds_up for one in looked):
             break
@@ -79,9 +80,9 @@ def _look(name: str, timeout: float) -> tuple[Description, list[Looked]]:
     return told, looked
 
 
-def _ask(name: str, timeout: float) -> Description:
+def _ask(name: str, timeout: float, shm_group: int | None) -> Description:
     try:
-        return describe_host(name, timeout, details=True)
+        return describe_host(name, timeout, details=True, shm_group=shm_group)
     except ShmbridgeError as error:
         # A refusal is the host's own text, which may be anything; its lines stay lines.
         text = "\n".join(printable(line, _LINE_CHARS) for line in str(error).splitlines()[:_LINES])

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from shmbridge.cli.console import print_table
-from shmbridge.cli.flags import make_parser, positive
+from shmbridge.cli.flags import add_group_flag, make_parser, positive
 from shmbridge.cli.gc import as_data
 from shmbridge.cli.wording import duration, files, print_json, printable, rate, say, size, user
 from shmbridge.connecting import describe_host
@@ -55,6 +56,7 @@ def main(words: Sequence[str]) -> int:
     """List hosts, clients and leftovers. Exit status 1 if a host does not answer."""
     parser = make_parser("ls", f"List the hosts in this {SHM}, what they run, whom they serve, and what dead ones left.")
     parser.add_argument("--name", help="only this host; exit status 1 if it is not there (for health checks)")
+    add_group_flag(parser, "as hosts")
     parser.add_argument("--watch", type=positive, metavar="SECONDS", help="look again and again, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     args = parser.parse_args(words)
@@ -82,7 +84,7 @@ def _watch(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     names = [check_name(args.name)] if args.name is not None else [entry.host for entry in entries() if entry.kind == "socket"]
     with ThreadPoolExecutor(_QUERIES_AT_ONCE) as queries:
-        seen = list(queries.map(look_at, names))
+        seen = list(queries.map(partial(look_at, shm_group=args.shm_group), names))
     found = [] if args.name is not None else [finding for finding in survey() if finding.fate is not Fate.HELD]
     if args.json:
         print_json({"hosts": [_as_data(host) for host in seen], "leftovers": [as_data(finding) for finding in found]})
@@ -91,17 +93,17 @@ def _list(args: argparse.Namespace) -> int:
     return int(any(host.told is None for host in seen))
 
 
-def look_at(name: str) -> Seen:
-    """Ask the host called ``name`` what it does."""
+def look_at(name: str, shm_group: int | None = None) -> Seen:
+    """Ask the host called ``name`` what it does; one of another user only if it is of the group."""
     uid = _owner(name)
     try:
-        told = describe_host(name, _QUERY_SECONDS)
+        told = describe_host(name, _QUERY_SECONDS, shm_group=shm_group)
     except HostNotFoundError:
         if uid is None:
             return Seen(name, ABSENT, None, note=f"no such host; start it with: shmbridge serve --name {name} --policy_type …")
         return Seen(name, DEAD, uid, note="its socket was left behind; remove it with: shmbridge gc")
-    except AuthenticationError:
-        return Seen(name, ANOTHERS, uid, note="only its own user can ask it, with: shmbridge ls")
+    except AuthenticationError as error:
+        return Seen(name, ANOTHERS, uid, note=printable(str(error), 1000))
     except ShmbridgeError as error:
         return Seen(name, SILENT, uid, note=printable(str(error), 1000))
     return Seen(name, told.status.state.value, uid, told, "" if told.name == name else f"it calls itself {printable(told.name)}")

@@ -171,6 +171,7 @@ def _remote_client(plan: Plan, offer: dict[str, Any]) -> Iterator[Client]:
             start_timeout=args.remote_start_timeout_ms / 1000,
             policy_type=args.policy_type,
             config_digest=None if plan.policy_given is None else config_digest(plan.policy_given),
+            shm_group=args.shm_group,
             on_status=_StatusLine().show,
             **offer,
         )

@@ -11,6 +11,7 @@ from shmbridge.chunking import Refill
 from shmbridge.cli.flags import (
     TOKEN_HELP,
     add_config_flags,
+    add_group_flag,
     add_policy_flags,
     config_from_flags,
     early,
@@ -165,6 +166,7 @@ def _add_output_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_remote_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--name", help=f"the host shm://NAME on this machine; '{DEFAULT_NAME}' if not given")
+    add_group_flag(group, "as the host")
     group.add_argument("--transport", choices=("auto", "shm", "socket"), default="auto", help="which data path; this version has shm only")
     group.add_argument("--remote_host", help="a host by address (not in this version: refused)")
     group.add_argument("--remote_port", type=int, help="its TCP port (likewise)")
@@ -199,8 +201,9 @@ def _check_extent(args: argparse.Namespace) -> None:
 def _check_local(args: argparse.Namespace) -> None:
     if args.policy_type is None and not args.describe:
         raise SpecError("say which policy to run here: --policy_type NAME; or use the one in a host: --policy_deployment remote")
-    if args.remote_kill_on_exit or args.name is not None:
-        flag = "--remote_kill_on_exit" if args.remote_kill_on_exit else "--name"
+    given = {"--remote_kill_on_exit": args.remote_kill_on_exit, "--name": args.name is not None, "--shm_group": args.shm_group is not None}
+    flag = next((flag for flag, is_given in given.items() if is_given), None)
+    if flag is not None:
         raise SpecError(f"{flag} is about a host, but --policy_deployment is local; add --policy_deployment remote")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from shmbridge.cli.flags import (
     TOKEN_HELP,
     add_config_flags,
+    add_group_flag,
     add_policy_flags,
     config_from_flags,
     make_parser,
@@ -46,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     if found is None:
         raise SpecError("say which policy to serve: --policy_type NAME; 'shmbridge policies' lists them")
     config, values = config_from_flags(args, found.config_type, args.policy_config_yaml_path, args.policy_type)
-    settings = HostSettings(args.max_sessions, args.timeout_ms / 1000, args.idle_timeout_s, not args.no_remote_kill)
+    settings = HostSettings(args.max_sessions, args.timeout_ms / 1000, args.idle_timeout_s, not args.no_remote_kill, args.shm_group)
     check_name(args.name)
     if args.check:
         return 0
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     here.add_argument("--timeout_ms", type=positive, default=5000, help="time a client has for a handshake or a half-sent message before it is dropped")
     here.add_argument("--idle_timeout_s", type=positive, help="end a session that asked for nothing for so long")
     here.add_argument("--no_remote_kill", action="store_true", help="clients may not stop this host")
+    add_group_flag(here, "as clients")
     here.add_argument("--check", action="store_true", help="serve nothing: load the class, check all flags and the configuration, and end with status 0")
     network = parser.add_argument_group("on the network (not in this version: refused)")
     network.add_argument("--host", help="address to serve TCP on")

@@ -14,9 +14,9 @@ import posix_ipc  # type: ignore[import-not-found, unused-ignore]  # ships no ty
 
 from shmbridge.errors import SegmentNotReadyError, SharedMemoryFullError
 from shmbridge.memory.naming import SHM, semaphore_path
+from shmbridge.memory.sharing import OWNER_ONLY, PRIVATE, Sharing
 from shmbridge.memory.waiting import SPIN_SECONDS, YIELDING_SECONDS, Deadline
 
-OWNER_ONLY = 0o600
 _SEM_T_BYTES = 32
 """``sizeof(sem_t)`` in 64-bit glibc. Opening a shorter file (one whose creator died in between) ends in SIGBUS."""
 _MADV_POPULATE_READ = 22
@@ -52,19 +52,19 @@ class Semaphore(posix_ipc.Semaphore):  # type: ignore[misc, unused-ignore]  # of
     _address: int | None = None
 
     @classmethod
-    def create(cls, name: str, value: int, *, mode: int = OWNER_ONLY) -> Semaphore:
+    def create(cls, name: str, value: int, sharing: Sharing = PRIVATE) -> Semaphore:
         """Make a new semaphore.
 
         Raises:
             SharedMemoryFullError: No page was left for it.
         """
         try:
-            made = cls(name, posix_ipc.O_CREX, mode=mode, initial_value=value)
+            made = cls(name, posix_ipc.O_CREX, mode=OWNER_ONLY, initial_value=value)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 raise SharedMemoryFullError(f"{SHM} has no page left for a semaphore; {HOW_TO_GROW}") from None
             raise
-        os.chmod(semaphore_path(name), mode)  # the umask took bits away from the mode above
+        sharing.apply(semaphore_path(name))  # the umask took bits away from the mode above
         return made._found(name)
 
     @classmethod
@@ -83,7 +83,7 @@ class Semaphore(posix_ipc.Semaphore):  # type: ignore[misc, unused-ignore]  # of
             text = f"{path} is not here: the host has another {SHM}. Both containers must mount the same tmpfs at {SHM}"
             raise SegmentNotReadyError(text) from None
         except posix_ipc.PermissionsError:
-            raise SegmentNotReadyError(f"{path} belongs to another user; run both sides as the same user") from None
+            raise SegmentNotReadyError(f"{path} is closed to this user; run both sides as the same user, or give both --shm_group GID") from None
 
     def _found(self, name: str) -> Semaphore:
         self._address = _libc.sem_open(name.encode(), 0)
@@ -169,6 +169,7 @@ def create_anonymous(size: int) -> tuple[int, int]:
     """
     writable = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, OWNER_ONLY)
     try:
+        os.fchmod(writable, OWNER_ONLY)  # the umask may have left too little to open it again
         _reserve(writable, size)
         return writable, os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
@@ -237,6 +238,8 @@ def lock_file(path: str, *, create: bool = True) -> int | None:
     while True:
         descriptor = os.open(path, flags, OWNER_ONLY)
         try:
+            if create:
+                os.fchmod(descriptor, OWNER_ONLY)  # the umask may have left too little for whoever asks for the lock next
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The former owner may have unlinked the file between our open and our lock: then ours locks nothing.
             if _is_same_file(descriptor, path):

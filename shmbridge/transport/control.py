@@ -59,13 +59,11 @@ class Control(ClosedInChildren):
         raise type(ended)(str(ended))
 
     def say(self, message: AnyMessage) -> None:
-        """Send a message; only before :meth:`watch`."""
+        """Send a message; only before :meth:`watch`. Should the peer be gone, whoever listens next learns that, and what it said last."""
         if self._conversation.state is State.ENDED:
             raise PeerLostError(f"{self._peer} ended the handshake", peer=self._peer, phase="shaking hands")
-        try:
+        with contextlib.suppress(ConnectionError):
             self._stream.send(self._conversation.send(message))
-        except OSError as error:
-            raise self._gone(error) from None
 
     def hear(self, deadline: Deadline, waiting_for: str) -> AnyMessage:
         """Return the host's next message; only before :meth:`watch`.
@@ -77,7 +75,8 @@ class Control(ClosedInChildren):
         while not self._arrived:
             if deadline.passed or not self._stream.wait_readable(deadline):
                 raise TimedOutError(f"waited {deadline.timeout:.3g} s for {self._peer}, {waiting_for}; allow more with --remote_start_timeout_ms")
-            self._flush()  # a long hello may not have gone out at once
+            with contextlib.suppress(ConnectionError):
+                self._stream.flush()  # a long hello may not have gone out at once
             try:
                 self._arrived = self._receive(waiting_for)
             except PeerLostError as error:
@@ -135,15 +134,6 @@ class Control(ClosedInChildren):
     def close_descriptors(self) -> None:
         # The stream closes itself; here the child learns that the session is its parent's.
         self.ended = ClosedError(f"the session with {self._peer} belongs to the parent process; connect anew in this one")
-
-    def _flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError as error:
-            raise self._gone(error) from None
-
-    def _gone(self, error: OSError) -> PeerLostError:
-        return PeerLostError(f"{self._peer} is gone: {error.strerror}", peer=self._peer, phase="shaking hands")
 
     def _post(self, message: AnyMessage) -> None:
         self._outbox.put(message)

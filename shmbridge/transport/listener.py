@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import pwd
 import socket
 import time
 
-from shmbridge.errors import AuthenticationError, HostExistsError, SegmentError, ShmbridgeError
+from shmbridge.errors import HostExistsError, SegmentError, ShmbridgeError
 from shmbridge.memory import leftovers, naming, posix
+from shmbridge.memory.sharing import OWNER_ONLY, PRIVATE, Sharing
 from shmbridge.transport.stream import ClosedInChildren, Credentials, Stream, peer_credentials
+from shmbridge.transport.trust import user_name
 
 logger = logging.getLogger(__name__)
 
@@ -18,35 +19,26 @@ _BACKLOG = 64
 _OVERLOAD_SECONDS = 0.05
 
 
-def user_name(uid: int) -> str:
-    """Return a user as messages name one: ``alice (uid 1000)``."""
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
-
-
-def check_same_user(uid: int, who: str, path: str) -> None:
-    """Raise AuthenticationError unless ``uid`` is ours."""
-    if uid != os.geteuid():
-        users = f"{who} runs as {user_name(uid)}, this process as {user_name(os.geteuid())}; {path} is for one user only"
-        raise AuthenticationError(f"{users}: run both sides as the same user (--user for docker and podman run)")
-
-
 class LocalListener(ClosedInChildren):
-    """The listening socket of one host, owner-only.
+    """The listening socket of one host: its owner's only, or a group's too.
 
     The order of the steps matters to a host killed between any two of them: the lock comes first and goes last, so only its
     holder ever removes or makes the other files, and the kernel drops the lock with the process.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sharing: Sharing = PRIVATE) -> None:
         """Take the name.
 
+        Args:
+            name: Of the host.
+            sharing: Who may knock.
+
         Raises:
+            SpecError: We are no member of the group.
             HostExistsError: A living host has it, or its files belong to another user.
         """
         self.name = naming.check_name(name)
+        sharing.check_membership()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._lock = -1
         super().__init__()
@@ -54,7 +46,7 @@ class LocalListener(ClosedInChildren):
         try:
             self._lock = _take_lock(self.name)
             leftovers.remove_leftovers(self.name)
-            _bind(self._socket, path)
+            _bind(self._socket, path, sharing)
         except BaseException as error:
             self._socket.close()
             if self._lock >= 0:
@@ -115,10 +107,11 @@ def _not_ours(name: str, path: str) -> HostExistsError:
     return HostExistsError(f"{path} belongs to {owner}: the name {name!r} cannot be had by {user_name(os.geteuid())}; take another one with --name")
 
 
-def _bind(sock: socket.socket, path: str) -> None:
+def _bind(sock: socket.socket, path: str, sharing: Sharing) -> None:
     # Before bind, which makes the file with the socket's own mode: there is no moment at which others could connect.
-    os.fchmod(sock.fileno(), posix.OWNER_ONLY)
+    os.fchmod(sock.fileno(), OWNER_ONLY)
     sock.bind(path)
+    sharing.apply(path)
     sock.listen(_BACKLOG)
     sock.setblocking(False)
 

@@ -21,6 +21,7 @@ from shmbridge.memory.capacity import check_room, megabytes
 from shmbridge.memory.posix import Semaphore, unlink_semaphore
 from shmbridge.memory.ring import Consumer, Producer
 from shmbridge.memory.segment import CreatedSegment, Segment
+from shmbridge.memory.sharing import PRIVATE, Sharing
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import Attached, Status, Welcome
 from shmbridge.transport.base import Agreement, Connection, HostEnd
@@ -147,7 +148,7 @@ class ShmConnection(Connection):
 class ShmHostEnd(HostEnd):
     """The host's end: reads observations, writes actions. Made and used by the host's worker thread, but for two methods."""
 
-    def __init__(self, agreement: Agreement, client: str, host_name: str, bell: int) -> None:
+    def __init__(self, agreement: Agreement, client: str, host_name: str, bell: int, sharing: Sharing = PRIVATE) -> None:
         """Reserve memory and semaphores.
 
         Raises:
@@ -160,7 +161,7 @@ class ShmHostEnd(HostEnd):
         self._semaphores: list[Semaphore] = []
         self._rings: list[Consumer | Producer] = []
         self._names = naming.new_semaphore_names(host_name)
-        self._bell = bell
+        self._bell, self._sharing = bell, sharing
         self.nbytes = check_agreement_fits(agreement)
         try:
             self._reserve()
@@ -174,7 +175,7 @@ class ShmHostEnd(HostEnd):
         for layout, writable_here in ((layouts.observation, False), (layouts.action, True)):
             self._segments.append(CreatedSegment(layout, slots, writable_here=writable_here))
         for name, value in zip(self._names, (slots, 0, slots, 0), strict=True):
-            self._semaphores.append(Semaphore.create(name, value))
+            self._semaphores.append(Semaphore.create(name, value, self._sharing))
         free, self._full, action_free, action_full = self._semaphores
         self._consumer = Consumer(self._segments[0].slots, free, self._full, self)
         self._producer = Producer(self._segments[1].slots, action_free, action_full, self)

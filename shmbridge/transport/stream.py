@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 MAX_DESCRIPTORS = 8
 _RECEIVE_BYTES = 65_536
 _UCRED = struct.Struct("3i")
+_SO_PEERGROUPS = 59
+"""asm-generic/socket.h, since Linux 4.13; Python has no name for it."""
+_MOST_GROUPS = 256
+"""As many numbers as Python's getsockopt takes."""
 
 # A forked child inherits every socket and lock, and would keep its dead parent alive in the eyes of the peer. There is one
 # fork hook per process, hence this one set of all that must be closed in a child.
@@ -52,12 +56,22 @@ class Credentials(NamedTuple):
 
     pid: int
     uid: int
-    gid: int
+    groups: frozenset[int]
+    """All groups that it is a member of, its own first one included."""
 
 
 def peer_credentials(sock: socket.socket) -> Credentials:
     """Return who opened the other end."""
-    return Credentials._make(_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Credentials(pid, uid, frozenset((gid, *_other_groups(sock))))
+
+
+def _other_groups(sock: socket.socket) -> Sequence[int]:
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
+    except OSError:  # an older kernel, or more groups than we have room for: then only the first one counts
+        return ()
+    return struct.unpack(f"{len(found) // 4}I", found)
 
 
 class Stream(ClosedInChildren):

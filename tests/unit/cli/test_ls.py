@@ -162,11 +162,11 @@ def test_watching_ends_well_with_ctrl_c(unique_name, capsys, monkeypatch):
     rounds = []
     look_at = ls.look_at
 
-    def look_and_press(name):
+    def look_and_press(name, shm_group=None):
         rounds.append(name)
         if len(rounds) == 2:
             signal.raise_signal(signal.SIGINT)
-        return look_at(name)
+        return look_at(name, shm_group)
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(ls, "look_at", look_and_press)

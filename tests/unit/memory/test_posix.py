@@ -18,6 +18,7 @@ from helpers import Child, open_descriptors, run_python
 from shmbridge.errors import SegmentNotReadyError
 from shmbridge.memory import naming, posix
 from shmbridge.memory.posix import Semaphore
+from shmbridge.memory.sharing import OWNER_ONLY, Sharing
 from shmbridge.memory.waiting import Deadline
 
 
@@ -101,8 +102,20 @@ def test_the_umask_does_not_change_who_may_open_a_semaphore(sem_name: str, umask
         semaphore = Semaphore.create(sem_name, 0)
     finally:
         os.umask(before)
-    assert stat.S_IMODE(os.stat(naming.semaphore_path(sem_name)).st_mode) == posix.OWNER_ONLY
+    assert stat.S_IMODE(os.stat(naming.semaphore_path(sem_name)).st_mode) == OWNER_ONLY
     Semaphore.open(sem_name).close()
+    semaphore.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_a_semaphore_for_a_group_is_open_to_it_whatever_the_umask(sem_name: str, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        semaphore = Semaphore.create(sem_name, 0, Sharing(os.getegid()))
+    finally:
+        os.umask(before)
+    found = os.stat(naming.semaphore_path(sem_name))
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getegid())
     semaphore.close()
 
 

@@ -92,8 +92,18 @@ def test_a_host_that_goes_during_the_handshake_is_lost(ends: tuple[Control, Play
 def test_a_host_that_is_gone_before_we_speak_is_lost(ends: tuple[Control, PlayedHost]) -> None:
     control, host = ends
     host.stream.close()
+    control.say(HELLO)
     with pytest.raises(PeerLostError):
-        control.say(HELLO)
+        control.hear(Deadline(LONG), "saying hello")
+
+
+def test_what_a_host_said_before_it_left_is_heard_by_one_who_spoke_too_late(ends: tuple[Control, PlayedHost]) -> None:
+    control, host = ends
+    refusal = Failure("AuthenticationError", "not you")
+    host.say(refusal)
+    host.stream.close()
+    control.say(HELLO)
+    assert control.hear(Deadline(LONG), "saying hello") == refusal
 
 
 def test_a_host_that_leaves_right_after_its_welcome_is_lost_and_it_is_not_our_fault(ends: tuple[Control, PlayedHost]) -> None:

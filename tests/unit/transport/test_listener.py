@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import Child, open_descriptors, ours_in_shm
 
-from shmbridge.errors import AuthenticationError, HostExistsError, SegmentError, SpecError
+from shmbridge.errors import HostExistsError, SegmentError, SpecError
 from shmbridge.memory import naming
-from shmbridge.transport.listener import LocalListener, check_same_user, user_name
+from shmbridge.memory.sharing import Sharing, our_groups
+from shmbridge.transport.listener import LocalListener
 from shmbridge.transport.stream import Credentials
 
 LISTEN = """
@@ -58,7 +59,7 @@ def test_a_listener_says_who_knocks(unique_name: str) -> None:
     accepted = listener.accept()
     assert accepted is not None
     stream, credentials = accepted
-    assert credentials == Credentials(os.getpid(), os.geteuid(), os.getegid())
+    assert credentials == Credentials(os.getpid(), os.geteuid(), frozenset(our_groups()))
     sock.sendall(b"hello")
     assert stream.receive() == b"hello"
     stream.close()
@@ -165,15 +166,20 @@ def test_a_name_of_another_user_is_refused_as_theirs(unique_name: str, start: Ca
             os.unlink(f"{naming.SHM}/{name}")
 
 
-def test_another_user_is_refused_with_both_names_and_the_flag() -> None:
-    check_same_user(os.geteuid(), "the client", "host 'a'")
-    with pytest.raises(AuthenticationError) as refusal:
-        check_same_user(987_654, "the client", "host 'a'")
-    assert "uid 987654" in str(refusal.value)
-    assert user_name(os.geteuid()) in str(refusal.value)
-    assert "--user" in str(refusal.value)
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_a_group_reaches_the_socket_whatever_the_umask_and_never_the_lock(unique_name: str, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        listener = LocalListener(unique_name, Sharing(os.getegid()))
+    finally:
+        os.umask(before)
+    found = os.stat(naming.socket_path(unique_name))
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getegid())
+    assert stat.S_IMODE(os.stat(naming.lock_path(unique_name)).st_mode) & 0o077 == 0
+    listener.close()
 
 
-def test_a_user_has_a_name_where_the_machine_knows_one() -> None:
-    assert user_name(0) == "root (uid 0)"
-    assert user_name(987_654) == "uid 987654"
+def test_a_listener_for_a_group_that_is_not_ours_takes_no_name(unique_name: str) -> None:
+    with pytest.raises(SpecError, match="no member of that group"):
+        LocalListener(unique_name, Sharing(987_654))
+    assert ours_in_shm(unique_name) == []

@@ -17,6 +17,7 @@ from shmbridge.errors import ClosedError, LayoutMismatchError, PeerLostError, Re
 from shmbridge.layout import ActionHeader, ObservationHeader
 from shmbridge.memory import capacity
 from shmbridge.memory.ring import post
+from shmbridge.memory.sharing import Sharing
 from shmbridge.memory.waiting import Deadline
 from shmbridge.messages import AnyMessage, Attached, Close, Hello, Welcome
 from shmbridge.protocol import Conversation, Role
@@ -373,11 +374,11 @@ def test_half_made_sessions_leave_nothing(unique_name: str, monkeypatch: pytest.
     made: list[str] = []
     create = shm.Semaphore.create
 
-    def create_two(name: str, value: int) -> object:
+    def create_two(name: str, value: int, sharing: Sharing) -> object:
         if len(made) == 2:
             raise SharedMemoryFullError("no page left")
         made.append(name)
-        return create(name, value)
+        return create(name, value, sharing)
 
     monkeypatch.setattr(shm.Semaphore, "create", create_two)
     before = count_resources()
