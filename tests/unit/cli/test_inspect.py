@@ -231,7 +231,7 @@ def test_a_host_that_does_not_answer_is_an_error_in_time(unique_name, monkeypatc
         inspect.main([unique_name, "--timeout_ms", "50"])
     asked = []
 
-    def refuse(name, timeout, *, details):
+    def refuse(name, timeout, *, details, shm_group):
         asked.append((name, timeout))
         raise TimedOutError("no answer")
 
