@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -54,6 +55,14 @@ def unique_name() -> str:
 def another_name() -> str:
     """A second one."""
     return testing.unique_name()
+
+
+@pytest.fixture(autouse=True)
+def a_hangup_counts() -> Iterator[None]:
+    """Let a SIGHUP have its usual meaning, for what a test starts too: under nohup it is ignored, and that is inherited."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)
