@@ -7,8 +7,10 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .programs import Programs, SetupError, complain, say
 from .project import Project
@@ -32,15 +34,13 @@ def test(programs: Programs, project: Project, args: argparse.Namespace) -> int:
     others = {} if args.only_this_python else find_other_pythons(programs)
     with setting_up(programs, project):
         wheel = build_wheel(programs, project)
-        pythons = {_name(sys.version_info[:2]): make(programs, project, main_recipe(project), wheel)}
-        for name, python in others.items():
-            pythons[name] = make(programs, project, other_recipe(project, name, python), wheel)
-    failed = []
-    for name, python in pythons.items():
-        words = args.pytest_words if name not in others else ["-m", "not slow", *args.pytest_words]
-        say(f"testing {wheel.name} on {name}")
-        if _pytest(programs, project, python, wheel, words):
-            failed.append(name)
+        own = make(programs, project, main_recipe(project), wheel)
+        pythons = {name: make(programs, project, other_recipe(project, name, python), wheel) for name, python in others.items()}
+    name = _name(sys.version_info[:2])
+    say(f"testing {wheel.name} on {name}")
+    failed = [name] if programs.show(**_pytest(programs, project, own, wheel, args.pytest_words), grace=_PYTEST_GRACE_SECONDS) else []
+    words = ["-m", "not slow", *args.pytest_words]
+    failed += _test_side_by_side(programs, {name: _pytest(programs, project, python, wheel, words) for name, python in pythons.items()})
     if failed:
         complain(f"tests failed on {', '.join(failed)}")
     return int(bool(failed))
@@ -82,14 +82,33 @@ def check(programs: Programs, project: Project, args: argparse.Namespace) -> int
     return int(bool(failed))
 
 
-def _pytest(programs: Programs, project: Project, python: Path, wheel: Path, words: Iterable[str]) -> int:
-    """Run pytest in the tests' folder, from where the sources beside it cannot be imported by accident."""
+def _test_side_by_side(programs: Programs, pytests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Test on several Pythons at once, for most tests wait most of the time, and print each one's words when it is done; return where tests failed."""
+    failed = []
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, pytest in pytests.items():
+            output = stack.enter_context(tempfile.TemporaryFile())
+            process = programs.start(**pytest, output=output)
+            stack.callback(programs.interrupt, process, _PYTEST_GRACE_SECONDS)
+            running[name] = process, output
+        if running:
+            say(f"testing on {', '.join(running)} side by side, what needs neither torch nor a simulator nor much time; each is shown when it is done")
+        for name, (process, output) in running.items():
+            failed += [name] if programs.wait(process) else []
+            output.seek(0)
+            say(f"{name} said:\n{output.read().decode(errors='replace').rstrip()}")
+    return failed
+
+
+def _pytest(programs: Programs, project: Project, python: Path, wheel: Path, words: Iterable[str]) -> dict[str, Any]:
+    """Return how to start pytest in the tests' folder, from where the sources beside it cannot be imported by accident."""
     folder = project.root / "tests"
     imported = Path(programs.call([python, "-c", _WHERE], doing="importing shmbridge", cwd=folder).strip())
     if not imported.is_relative_to(python.parent.parent.resolve()):
         raise SetupError(f"the tests would not test what was installed: shmbridge is imported from {imported}")
     command = [python, "-m", "pytest", "-c", project.root / "pyproject.toml", "--rootdir", project.root, *words]
-    return programs.show(command, cwd=folder, env={"SHMBRIDGE_WHEEL": str(wheel)}, grace=_PYTEST_GRACE_SECONDS)
+    return {"command": command, "cwd": folder, "env": {"SHMBRIDGE_WHEEL": str(wheel)}}
 
 
 def _shellcheck(programs: Programs, project: Project) -> list[str]:
