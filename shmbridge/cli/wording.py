@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pwd
 import shutil
 import sys
 import textwrap
@@ -12,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+
+from shmbridge.transport.trust import known_name
 
 _TEXT_CHARS = 120
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -50,10 +51,8 @@ def rate(per_second: float) -> str:
 
 def user(uid: int) -> str:
     """Return a user as a table names one: ``alice (1000)``, or the number where there is no name."""
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
-    except (KeyError, OverflowError):  # the latter for numbers that no user can have
-        return str(uid)
+    name = known_name(uid)
+    return f"{name} ({uid})" if name else str(uid)
 
 
 def files(count: int) -> str:

@@ -15,10 +15,17 @@ _SAME_USER = "run both sides as the same user (--user for docker and podman run)
 
 def user_name(uid: int) -> str:
     """Return a user as messages name one: ``alice (uid 1000)``."""
+    name = known_name(uid)
+    return f"{name} (uid {uid})" if name else f"uid {uid}"
+
+
+def known_name(uid: int) -> str:
+    """Return a user's name, or nothing where it has none. Some container engines name a user that they do not know by its number."""
     try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
+        name = pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):  # the latter for numbers that no user can have
+        return ""
+    return "" if name == str(uid) else name
 
 
 def check_peer(peer: Credentials, sharing: Sharing, who: str, path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,4 +80,9 @@ def test_a_socket_that_is_gone_meanwhile_is_no_other_error(tmp_path: Path) -> No
 
 def test_a_user_has_a_name_where_the_machine_knows_one() -> None:
     assert user_name(0) == "root (uid 0)"
+    assert user_name(STRANGER) == f"uid {STRANGER}"
+
+
+def test_a_name_that_only_repeats_the_number_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: SimpleNamespace(pw_name=str(uid)))
     assert user_name(STRANGER) == f"uid {STRANGER}"
