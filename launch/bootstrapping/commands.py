@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import bench, demo, testing
+from . import bench, containers, demo, testing
 from .programs import Programs, SetupError, SignalledError, complain, say
 from .project import Project
 from .venvs import setting_up
@@ -18,11 +18,12 @@ from .wheel import build_wheel
 _DESCRIPTION = """\
 Sets up what is needed, once, under .venvs/, and then does one of the project's main jobs.
 
-  demo    a camera task in a simulator, driven by a trained policy in another process, through shared memory
-  test    the tests, against the built wheel, on every supported Python of this machine
-  bench   round trips, against what Python can do without this library
-  check   ruff, mypy and shellcheck
-  wheel   build the wheel into dist/
+  demo        a camera task in a simulator, driven by a trained policy in another process, through shared memory
+  test        the tests, against the built wheel, on every supported Python of this machine
+  containers  the tests that build the images and run them, by docker or podman
+  bench       round trips, against what Python can do without this library
+  check       ruff, mypy and shellcheck
+  wheel       build the wheel into dist/
 
 TORCH=REQUIREMENT chooses another torch than the CPU build; MUJOCO_GL=egl or osmesa chooses how MuJoCo renders.
 """
@@ -57,8 +58,13 @@ def wheel(programs: Programs, project: Project, args: argparse.Namespace) -> int
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bootstrap.py", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="{demo,test,bench,check,wheel}")
-    with_flags = (("demo", demo.main, demo.add_flags), ("test", testing.test, testing.add_flags), ("bench", bench.main, bench.add_flags))
+    commands = parser.add_subparsers(required=True, metavar="{demo,test,containers,bench,check,wheel}")
+    with_flags = (
+        ("demo", demo.main, demo.add_flags),
+        ("test", testing.test, testing.add_flags),
+        ("containers", containers.main, containers.add_flags),
+        ("bench", bench.main, bench.add_flags),
+    )
     for name, run, add_flags in with_flags:
         command = commands.add_parser(name, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.set_defaults(run=run)

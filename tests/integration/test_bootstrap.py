@@ -19,7 +19,7 @@ import pytest
 from shmbridge.cli.launch import values_from_flags
 from shmbridge.cli.launch_file import LaunchFile, read_launch_file
 from shmbridge_launch import bootstrap
-from shmbridge_launch.bootstrapping import bench, demo, rendering, torch_cpu, venvs
+from shmbridge_launch.bootstrapping import bench, containers, demo, rendering, torch_cpu, venvs
 from shmbridge_launch.bootstrapping.programs import Finished, Programs, SetupError, SignalledError
 from shmbridge_launch.bootstrapping.project import Project
 
@@ -78,7 +78,7 @@ def test_the_bootstrap_needs_the_standard_library_only(path: Path) -> None:
 
 def test_the_help_names_every_command() -> None:
     result = subprocess.run([sys.executable, ROOT / "launch" / "bootstrap.py", "--help"], capture_output=True, text=True, check=True, timeout=60)
-    assert all(f"  {command} " in result.stdout for command in ("demo", "test", "bench", "check", "wheel"))
+    assert all(f"  {command} " in result.stdout for command in ("demo", "test", "containers", "bench", "check", "wheel"))
 
 
 def test_a_digest_follows_contents_names_and_removals_but_not_caches(tmp_path: Path) -> None:
@@ -114,6 +114,18 @@ def test_the_benchmark_is_measured_with_the_base_install_and_gets_the_flags_afte
     bench.add_flags(parser)
     words = parser.parse_args(["--", "--scenario", "state", "--json"]).bench_words
     assert bench.bench_command(Path("python"), words)[3:] == ["bench", "--scenario", "state", "--json"]
+
+
+def test_the_container_tests_run_without_what_they_test() -> None:
+    assert not any(name in text for text in containers.REQUIREMENTS for name in ("shmbridge", "torch", "mujoco", "numpy"))
+    project = Project(ROOT)
+    parser = argparse.ArgumentParser()
+    containers.add_flags(parser)
+    words = parser.parse_args(["--", "test_images.py", "-k", "uid"]).pytest_words
+    command = containers.pytest_command(Path("python"), project, words)
+    assert command[-3:] == ["test_images.py", "-k", "uid"]
+    assert command[command.index("--confcutdir") + 1] == ROOT / "tests" / "containers"
+    assert containers.variables(Path("/venv/bin/python"), "/usr/bin") == {"PATH": "/venv/bin:/usr/bin"}
 
 
 def demo_file(*words: str) -> LaunchFile:
