@@ -35,6 +35,6 @@ LABEL org.opencontainers.image.title="shmbridge-policy" \
     org.opencontainers.image.licenses="Apache-2.0"
 USER 1000:1000
 WORKDIR /tmp
-HEALTHCHECK --interval=10s --timeout=10s --start-period=10s CMD ["bash", "/opt/healthcheck.sh"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=10s --retries=6 CMD ["bash", "/opt/healthcheck.sh"]
 ENTRYPOINT ["tini", "--", "shmbridge"]
 CMD ["serve", "--name", "default", "--policy_type", "pixel_bc"]
