@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from engine import Engine
 
 WATCHDOG_SECONDS = 60.0
+FILES = ["shmbridge.default.lock", "shmbridge.default.sock"]
+"""What a living host has in /dev/shm, and a killed one leaves there."""
 TELLING = "/inside/telling_policy.py:TellingPolicy"
 COUNTING = "/inside/counting_environment.py:CountingEnvironment"
 _INSIDE = Path(__file__).parent / "inside"
@@ -120,6 +122,13 @@ class Box:
         used, names = json.loads(self.run("python", "-c", _USED))
         return used, names
 
+    def until_nothing_but(self, names: Sequence[str]) -> None:
+        """Wait until no byte of its /dev/shm is used, and nothing but ``names`` is there. A host takes a moment to let go of a client."""
+        end = time.monotonic() + WATCHDOG_SECONDS
+        while (found := self.shared_memory()) != (0, list(names)):
+            assert time.monotonic() < end, f"{found[0]} bytes are left, and {found[1]}"
+            time.sleep(_LOOK_SECONDS)
+
 
 class Boxes:
     """Starts containers of both images on one volume. They are removed with the names that ``unique`` gave."""
@@ -131,18 +140,20 @@ class Boxes:
         self.shared = ("--volume", f"{volume}:/dev/shm")
         self._common = ("--network=none", "--volume", f"{inside}:/inside:ro")
 
-    def host(self, *words: str, options: Sequence[str] | None = None, shell: str = 'exec "$@"') -> Box:
+    def host(self, *words: str, options: Sequence[str] | None = None, shell: str = "") -> Box:
         """Start ``shmbridge serve`` with ``words``.
 
         Args:
             words: Its further flags.
             options: For the engine, in place of the shared volume.
-            shell: What a shell does, with the command as its arguments.
+            shell: What a shell does, with the command as its arguments; by default the image's own entry point gets them.
         """
-        command = ["-c", shell, "sh", "shmbridge", "serve", "--policy_type", TELLING, *words]
-        return self._start("host", [self._policy_image, *command], options, "--entrypoint=sh")
+        command = ["serve", "--policy_type", TELLING, *words]
+        if shell:
+            return self._start("host", [self._policy_image, "-c", shell, "sh", "shmbridge", *command], options, "--entrypoint=sh")
+        return self._start("host", [self._policy_image, *command], options)
 
-    def ready_host(self, *words: str, options: Sequence[str] | None = None, shell: str = 'exec "$@"') -> Box:
+    def ready_host(self, *words: str, options: Sequence[str] | None = None, shell: str = "") -> Box:
         """As :meth:`host`, and wait until it can serve."""
         box = self.host(*words, options=options, shell=shell)
         box.until_said("is ready")
