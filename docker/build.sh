@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the image of one side from this folder's Dockerfile.
 set -euo pipefail
+here=$(dirname "$(readlink --canonicalize "${BASH_SOURCE[0]}")")
 # shellcheck source=docker/common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$here/common.sh"
 
 usage() {
     cat <<END

@@ -184,8 +184,8 @@ def _all(group: Iterable[Entry], fate: Fate, why: str = "") -> list[Finding]:
 
 
 def _files_of(host: str) -> list[Entry]:
-    """Return all files of a host but its lock."""
-    return [entry for entry in entries() if entry.host == host and entry.kind != "lock"]
+    """Return all files of a host but its lock, and but others' semaphores: the names of ours are random, so they are in nobody's way."""
+    return [entry for entry in entries() if entry.host == host and (entry.kind == "socket" or (entry.kind == "semaphore" and entry.uid == os.geteuid()))]
 
 
 def _entry(name: str) -> Entry | None:

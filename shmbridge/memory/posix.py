@@ -167,7 +167,7 @@ def create_anonymous(size: int) -> tuple[int, int]:
     Raises:
         SharedMemoryFullError: The tmpfs is too full. Nothing stays reserved.
     """
-    writable = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, OWNER_ONLY)
+    writable = os.open(SHM, os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, OWNER_ONLY)  # exclusive: it can never be given a name
     try:
         os.fchmod(writable, OWNER_ONLY)  # the umask may have left too little to open it again
         _reserve(writable, size)
@@ -238,6 +238,8 @@ def lock_file(path: str, *, create: bool = True) -> int | None:
     while True:
         descriptor = os.open(path, flags, OWNER_ONLY)
         try:
+            if os.fstat(descriptor).st_uid != os.geteuid():  # root can open what others made, but must not trust it to be a lock
+                raise PermissionError(errno.EACCES, "it belongs to another user", path)
             if create:
                 os.fchmod(descriptor, OWNER_ONLY)  # the umask may have left too little for whoever asks for the lock next
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -62,8 +62,10 @@ class Control(ClosedInChildren):
         """Send a message; only before :meth:`watch`. Should the peer be gone, whoever listens next learns that, and what it said last."""
         if self._conversation.state is State.ENDED:
             raise PeerLostError(f"{self._peer} ended the handshake", peer=self._peer, phase="shaking hands")
-        with contextlib.suppress(ConnectionError):
+        try:
             self._stream.send(self._conversation.send(message))
+        except ConnectionError:
+            self._stream.give_up_sending()
 
     def hear(self, deadline: Deadline, waiting_for: str) -> AnyMessage:
         """Return the host's next message; only before :meth:`watch`.
@@ -75,8 +77,10 @@ class Control(ClosedInChildren):
         while not self._arrived:
             if deadline.passed or not self._stream.wait_readable(deadline):
                 raise TimedOutError(f"waited {deadline.timeout:.3g} s for {self._peer}, {waiting_for}; allow more with --remote_start_timeout_ms")
-            with contextlib.suppress(ConnectionError):
+            try:
                 self._stream.flush()  # a long hello may not have gone out at once
+            except ConnectionError:
+                self._stream.give_up_sending()
             try:
                 self._arrived = self._receive(waiting_for)
             except PeerLostError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ from shmbridge.errors import HostExistsError, SegmentError, ShmbridgeError
 from shmbridge.memory import leftovers, naming, posix
 from shmbridge.memory.sharing import OWNER_ONLY, PRIVATE, Sharing
 from shmbridge.transport.stream import ClosedInChildren, Credentials, Stream, peer_credentials
-from shmbridge.transport.trust import user_name
+from shmbridge.transport.trust import owner_name, user_name
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class LocalListener(ClosedInChildren):
         except BaseException as error:
             self._socket.close()
             if self._lock >= 0:
+                with contextlib.suppress(OSError):  # it was there before, and could not be removed then either
+                    _remove(path)
                 self._give_up_lock()
             if isinstance(error, PermissionError):
                 raise _not_ours(self.name, path) from None
@@ -77,8 +80,10 @@ class LocalListener(ClosedInChildren):
         """Remove the socket, then the lock. May be called twice."""
         if self._lock >= 0:
             self._socket.close()
-            _remove(naming.socket_path(self.name))
-            self._give_up_lock()
+            try:
+                _remove(naming.socket_path(self.name))
+            finally:
+                self._give_up_lock()
 
     def close_descriptors(self) -> None:
         if self._lock >= 0:
@@ -103,7 +108,7 @@ def _take_lock(name: str) -> int:
 
 
 def _not_ours(name: str, path: str) -> HostExistsError:
-    owner = user_name(os.stat(path).st_uid) if os.path.exists(path) else "nobody, but its folder is not writable"
+    owner = owner_name(path) if os.path.lexists(path) else "nobody, but its folder is not writable"
     return HostExistsError(f"{path} belongs to {owner}: the name {name!r} cannot be had by {user_name(os.geteuid())}; take another one with --name")
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 MAX_DESCRIPTORS = 8
 _RECEIVE_BYTES = 65_536
-_UCRED = struct.Struct("3i")
+_UCRED = struct.Struct("iII")
 _SO_PEERGROUPS = 59
 """asm-generic/socket.h, since Linux 4.13; Python has no name for it."""
 _MOST_GROUPS = 256
@@ -121,6 +121,10 @@ class Stream(ClosedInChildren):
             self._outgoing.popleft()
             if sent < len(data):
                 self._outgoing.appendleft((data[sent:], ()))
+
+    def give_up_sending(self) -> None:
+        """Forget what has not been sent. What the peer said is still to be received."""
+        self._outgoing.clear()
 
     def receive(self) -> bytes | None:
         """Return what has arrived, ``b""`` once the peer is gone, None if nothing is there yet."""

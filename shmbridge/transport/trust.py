@@ -7,7 +7,7 @@ import pwd
 import stat
 
 from shmbridge.errors import AuthenticationError
-from shmbridge.memory.sharing import Sharing, our_groups
+from shmbridge.memory.sharing import Sharing, our_groups, stand_in
 from shmbridge.transport.stream import Credentials
 
 _SAME_USER = "run both sides as the same user (--user for docker and podman run)"
@@ -17,6 +17,14 @@ def user_name(uid: int) -> str:
     """Return a user as messages name one: ``alice (uid 1000)``."""
     name = known_name(uid)
     return f"{name} (uid {uid})" if name else f"uid {uid}"
+
+
+def owner_name(path: str) -> str:
+    """Return whose a file is, as :func:`user_name` does."""
+    try:
+        return user_name(os.lstat(path).st_uid)
+    except OSError:
+        return "nobody any more"
 
 
 def known_name(uid: int) -> str:
@@ -43,15 +51,19 @@ def check_peer(peer: Credentials, sharing: Sharing, who: str, path: str) -> None
     Raises:
         AuthenticationError: Names both users, the file and the flag.
     """
-    if peer.uid == os.geteuid() or (sharing.group is not None and sharing.group in peer.groups):
+    is_ours = peer.uid == os.geteuid() and peer.uid != stand_in("uid")
+    if is_ours or (sharing.group in peer.groups and sharing.group != stand_in("gid")):
         return
     users = f"{who} runs as {user_name(peer.uid)}, this process as {user_name(os.geteuid())}"
+    if peer.uid == os.geteuid():
+        text = "which stands for every user that this user namespace does not know: run both sides as another user (--user for docker and podman run)"
+        raise AuthenticationError(f"{users}, {text}")
     raise AuthenticationError(f"{users}; {path} is {_for_whom(sharing, path)}: {_remedy(sharing, path)}")
 
 
 def refused_by_mode(path: str, sharing: Sharing) -> AuthenticationError:
     """Return the error for a socket that the kernel does not let us connect to."""
-    users = f"{path} belongs to {user_name(os.stat(path).st_uid)}, this process runs as {user_name(os.geteuid())}"
+    users = f"{path} belongs to {owner_name(path)}, this process runs as {user_name(os.geteuid())}"
     return AuthenticationError(f"{users}; it is {_for_whom(sharing, path)}: {_remedy(sharing, path)}")
 
 
@@ -74,7 +86,7 @@ def _remedy(sharing: Sharing, path: str) -> str:
 def _group_of(path: str) -> int | None:
     """Return the group that a socket is shared with; None where it is its owner's alone, or gone."""
     try:
-        found = os.stat(path)
+        found = os.lstat(path)
     except OSError:
         return None
     return found.st_gid if found.st_mode & stat.S_IWGRP else None

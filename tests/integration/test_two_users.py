@@ -124,6 +124,19 @@ def test_whoever_is_not_trusted_is_told_which_user_file_and_flag(
     end(host, unique_name)
 
 
+def test_a_member_waits_a_moment_for_a_socket_that_is_not_open_to_it_yet(unique_name: str, start: Callable[..., Child]) -> None:
+    dead = start(HOST, unique_name, HOST_USER, GROUP, 0)
+    dead.expect("up")
+    dead.kill()
+    client = start(BECOME + "print('waiting')\n" + CLIENT, unique_name, CLIENT_USER, GROUP, GROUP)
+    client.expect("waiting")
+    host = start(HOST, unique_name, HOST_USER, GROUP, GROUP)
+    host.expect("up")
+    output = client.expect("")
+    assert output.startswith("action") or "is for one user only" in output  # the latter where the new host took longer than that moment
+    end(host, unique_name)
+
+
 def test_root_is_refused_by_the_host_too_where_it_is_no_member(unique_name: str, serve: Callable[..., Child]) -> None:
     host = serve()
     trusting = "import shmbridge.connecting as connecting\nconnecting.check_peer = lambda *_: None\n"

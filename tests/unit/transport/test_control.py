@@ -97,6 +97,15 @@ def test_a_host_that_is_gone_before_we_speak_is_lost(ends: tuple[Control, Played
         control.hear(Deadline(LONG), "saying hello")
 
 
+def test_one_who_waits_for_a_host_that_no_longer_listens_waits_without_spinning(ends: tuple[Control, PlayedHost]) -> None:
+    control, host = ends
+    host.stream._socket.shutdown(socket.SHUT_RD)
+    control.say(HELLO)
+    assert not control._stream.wants_to_write
+    with pytest.raises(TimedOutError):
+        control.hear(Deadline(0.05), "saying hello")
+
+
 def test_what_a_host_said_before_it_left_is_heard_by_one_who_spoke_too_late(ends: tuple[Control, PlayedHost]) -> None:
     control, host = ends
     refusal = Failure("AuthenticationError", "not you")

@@ -183,3 +183,25 @@ def test_a_listener_for_a_group_that_is_not_ours_takes_no_name(unique_name: str)
     with pytest.raises(SpecError, match="no member of that group"):
         LocalListener(unique_name, Sharing(987_654))
     assert ours_in_shm(unique_name) == []
+
+
+def test_a_listener_that_cannot_be_given_to_its_group_leaves_nothing(unique_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(sharing: Sharing, path: str) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(Sharing, "apply", fail)
+    with pytest.raises(SegmentError):
+        LocalListener(unique_name)
+    assert ours_in_shm(unique_name) == []
+
+
+@pytest.mark.needs_root
+def test_root_takes_no_lock_that_somebody_else_made(unique_name: str) -> None:
+    path = Path(naming.lock_path(unique_name))
+    path.touch(0o666)
+    os.chown(path, 12_345, 12_345)
+    try:
+        with pytest.raises(HostExistsError, match="uid 12345"):
+            LocalListener(unique_name)
+    finally:
+        path.unlink()

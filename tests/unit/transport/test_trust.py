@@ -11,6 +11,7 @@ import pytest
 from shmbridge.errors import AuthenticationError
 from shmbridge.memory.sharing import PRIVATE, Sharing, our_groups
 from shmbridge.transport.stream import Credentials
+from shmbridge.transport import trust
 from shmbridge.transport.trust import check_peer, refused_by_mode, user_name
 
 STRANGER = 987_654
@@ -76,6 +77,16 @@ def test_one_whom_the_mode_keeps_out_is_told_of_which_group_to_be(path: Path) ->
 
 def test_a_socket_that_is_gone_meanwhile_is_no_other_error(tmp_path: Path) -> None:
     assert "for one user only" in refusal_of(somebody(), PRIVATE, tmp_path / "gone")
+
+
+def test_a_number_that_stands_for_strangers_proves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "stand_in", lambda kind: {"uid": os.geteuid(), "gid": OURS}[kind])
+    assert "stands for every user" in refusal_of(somebody(os.geteuid()), PRIVATE, path)
+    refusal_of(somebody(STRANGER, OURS), Sharing(OURS), path)
+
+
+def test_a_file_that_is_gone_is_nobodys(tmp_path: Path) -> None:
+    assert "nobody any more" in str(refused_by_mode(str(tmp_path / "gone"), PRIVATE))
 
 
 def test_a_user_has_a_name_where_the_machine_knows_one() -> None:

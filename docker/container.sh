@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# The container of run_policy_host.sh or run_sim.sh: the words of the engine's 'run', and an end that comes with its script's.
+# Meant to be sourced, after flags.sh.
+# shellcheck disable=SC2154 # flags.sh and common.sh set what is used here
+
+readonly stop_seconds=10
+readonly tries=50
+readonly interrupted=130
+client="" keeper="" stopping=false
+cdi_folders=(/etc/cdi /var/run/cdi)
+
+add_user() {
+    if is_rootless; then
+        # The root of rootless docker's container is the user outside; podman can give the user the same number inside.
+        [[ $engine == docker ]] && user=${user:-0:0} || run_words+=(--userns=keep-id)
+    fi
+    run_words+=(--user "${user:-$(id -u):$(id -g)}")
+    local group
+    group=$(flag_value --shm_group "$@")
+    [[ -z $group ]] || run_words+=(--group-add "$group")
+}
+
+add_folders() {
+    if [[ -z $evaluation ]]; then
+        mkdir -p "$HOME/eval" || fail "cannot make the default folder for output; say another one: -e FOLDER"
+        evaluation=$(folder -e "$HOME/eval")
+    fi
+    add_mount "${models:-$HOME/models}" /models ,readonly
+    add_mount "${datasets:-$HOME/datasets}" /datasets ,readonly
+    add_mount "$evaluation" /eval
+    [[ -n $user ]] || may_write "$evaluation" || fail "-e $evaluation: you may not write there, as its owner may; give another folder, or --user UID:GID"
+}
+
+add_mount() {
+    [[ ! -d $1 ]] || run_words+=(--mount "type=bind,source=$1,target=$2${3-}")
+}
+
+# In the container root may not write what belongs to others either: it has no capabilities.
+may_write() {
+    if ((EUID)); then [[ -w $1 ]]; else [[ -O $1 || $(stat -c %a "$1") =~ [2367]$ ]]; fi
+}
+
+add_gpus() {
+    local missing
+    missing=$(missing_for_gpus)
+    if [[ -n $missing ]]; then
+        [[ -z $gpus || $gpus == none ]] || fail "-g $gpus: $missing"
+        return
+    fi
+    [[ $gpus != none ]] || return 0
+    gpu_words "${gpus:-all}"
+}
+
+gpu_words() {
+    local gpu
+    if [[ $engine == docker ]]; then
+        local wanted=all
+        [[ $1 == all ]] || wanted="\"device=$1\""
+        # Not only computing: simulators render.
+        run_words+=(--gpus "$wanted" --env NVIDIA_DRIVER_CAPABILITIES=all)
+        return
+    fi
+    for gpu in ${1//,/ }; do
+        run_words+=(--device "nvidia.com/gpu=$gpu")
+    done
+}
+
+# Prints what the engine lacks to hand out GPUs, and how to get it.
+missing_for_gpus() {
+    if [[ $engine == podman ]]; then
+        grep -rqs 'nvidia\.com/gpu' "${cdi_folders[@]}" ||
+            echo "podman finds no description of nvidia.com/gpu in ${cdi_folders[*]}; make one: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+    elif [[ $(docker info --format '{{json .Runtimes}}' 2>/dev/null) != *'"nvidia"'* ]]; then
+        echo "'docker info' lists no runtime called nvidia; install the NVIDIA Container Toolkit, then: nvidia-ctk runtime configure --runtime=docker"
+    fi
+}
+
+# Makes the tmpfs volume where it is missing. What has its name but is no tmpfs would be on disk, and slow without a word.
+add_volume() {
+    local volume=${shm%%:*} megabytes=512 options
+    [[ $shm != *:* ]] || megabytes=${shm#*:}
+    [[ $volume =~ ^[a-zA-Z0-9][a-zA-Z0-9_.-]*$ && $megabytes =~ ^[1-9][0-9]*$ ]] || misused "--shm $shm: expected the name of a volume, or NAME:MEGABYTES"
+    # In pages, because podman 4 refuses a size in bytes.
+    options=nr_blocks=$((megabytes * 1024 * 1024 / $(getconf PAGESIZE))),mode=1777
+    has_volume "$volume" || make_volume "$volume" "$options"
+    check_volume "$volume" "$options"
+    run_words+=(--volume "$volume:/dev/shm")
+}
+
+has_volume() { "$engine" volume inspect "$1" >/dev/null 2>&1; }
+
+make_volume() {
+    # Another script may make it at the same moment.
+    shown "$engine" volume create --driver local --opt type=tmpfs --opt device=tmpfs --opt "o=$2" "$1" >/dev/null || has_volume "$1" || exit 1
+}
+
+check_volume() {
+    local found change="remove it when no container uses it: $engine volume rm $1"
+    found=$("$engine" volume inspect --format '{{index .Options "type"}}|{{index .Options "o"}}' "$1")
+    [[ $found == 'tmpfs|'* ]] || fail "the volume $1 is no tmpfs, so it is on disk; $change; or name another one: --shm NAME"
+    [[ $shm != *:* || $found == "tmpfs|$2" ]] || fail "--shm $shm: the volume is there with another size (${found#*|}, in pages; asked for: $2); $change"
+}
+
+# run_in_container [words for the image's entry point]: runs them and ends with their status.
+run_in_container() {
+    # From here on: an engine's command that ends at a Ctrl-C like at any error would let this script go on.
+    trap stop_container INT TERM HUP
+    find_engine
+    image=${image:-shmbridge-$side} shm=${shm:-shmbridge-shm}
+    container=${container:-$(printf 'shmbridge-%s-%d-%04x' "$side" $$ $RANDOM)}
+    run_words=(--rm --name "$container" --label "shmbridge=$side")
+    add_user "$@"
+    add_folders
+    add_gpus
+    get_image
+    add_volume
+    run_words+=(--network "$network" --read-only --tmpfs "/tmp:rw,exec,nosuid,nodev,mode=1777" --env HOME=/tmp --env XDG_CACHE_HOME=/tmp)
+    run_words+=(--cap-drop ALL --security-opt no-new-privileges)
+    # Where SELinux is on, two containers could not share memory, nor see the folders, without relabelling them.
+    [[ ! -e /sys/fs/selinux/enforce ]] || run_words+=(--security-opt label=disable)
+    # Podman has systemd look after a container's health, and complains where there is none.
+    [[ $engine != podman || -d /run/systemd/system ]] || run_words+=(--no-healthcheck)
+    ! at_terminal || run_words+=(--interactive --tty)
+    # The script itself passes on that it is to end; Ctrl-C's signal is what the command ends on.
+    run_words+=(--sig-proxy=false --stop-signal SIGINT)
+    attend run "${run_words[@]}" "${engine_flags[@]}" "$image" "$@"
+}
+
+at_terminal() { [[ -t 0 && -t 1 ]]; }
+
+get_image() {
+    if ! $rebuild; then
+        has_image "$image" && return
+        say "there is no image $image here; building it, which takes minutes"
+    fi
+    # A trap would have to wait for its end.
+    trap - INT TERM HUP
+    build_image "$side" "$image" "${build_flags[@]}" >&2
+    trap stop_container INT TERM HUP
+}
+
+# Runs the engine, and sees to it that its container ends when this script does, however that is.
+attend() {
+    local status=0 own_session=()
+    ! $verbose || say "$(quoted "$engine" "$@")"
+    start_keeper
+    # Podman's client would end at a Ctrl-C that it gets itself, before the container. At a terminal there is none: it goes inside as a key.
+    at_terminal || own_session=(setsid)
+    # Not in the foreground: the shell would look at a signal only when it has ended.
+    "${own_session[@]}" "$engine" "$@" <&0 &
+    client=$!
+    while stopping=false && status=0; do
+        wait "$client" || status=$?
+        $stopping || break
+    done
+    trap '' INT TERM HUP
+    remove_container
+    kill -- "-$keeper" 2>/dev/null || kill "$keeper" 2>/dev/null || true
+    exit "$status"
+}
+
+stop_container() {
+    local try=0
+    # Nothing was started yet, or its number is not known yet: then the keeper ends it.
+    [[ -n $client ]] || exit "$interrupted"
+    stopping=true
+    # When the signal comes early there is no container to stop yet.
+    while kill -0 "$client" 2>/dev/null && ((try++ < tries)); do
+        ! "$engine" stop -t "$stop_seconds" "$container" >/dev/null 2>&1 || return 0
+        sleep 0.2
+    done
+}
+
+# It is gone already, unless the engine's client was killed or detached from it.
+remove_container() {
+    "$engine" stop -t "$stop_seconds" "$container" >/dev/null 2>&1 || true
+    "$engine" rm --force "$container" >/dev/null 2>&1 || true
+}
+
+# Waits, in a session of its own, for this script to be killed in a way that it cannot handle.
+start_keeper() {
+    # shellcheck disable=SC2016 # the inner shell is to expand them
+    local wait_and_remove='tail --pid="$1" --follow /dev/null
+        for try in 1 2 3 4 5; do "$2" stop -t "$4" "$3" && break; sleep 1; done
+        "$2" rm --force "$3"'
+    setsid bash -c "$wait_and_remove" keeper $$ "$engine" "$container" "$stop_seconds" </dev/null >/dev/null 2>&1 &
+    keeper=$!
+}
