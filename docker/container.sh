@@ -4,8 +4,8 @@
 # shellcheck disable=SC2154 # flags.sh and common.sh set what is used here
 
 readonly stop_seconds=10
-readonly tries=50
-readonly interrupted=130
+readonly keeper_seconds=60 # after which no engine makes the container any more that it was asked for
+readonly run_label=shmbridge.run=$$-$RANDOM$RANDOM
 client="" keeper="" stopping=false
 cdi_folders=(/etc/cdi /var/run/cdi)
 
@@ -104,11 +104,11 @@ check_volume() {
 # run_in_container [words for the image's entry point]: runs them and ends with their status.
 run_in_container() {
     # From here on: an engine's command that ends at a Ctrl-C like at any error would let this script go on.
-    trap stop_container INT TERM HUP
+    heed_signals
     find_engine
     image=${image:-shmbridge-$side} shm=${shm:-shmbridge-shm}
     container=${container:-$(printf 'shmbridge-%s-%d-%04x' "$side" $$ $RANDOM)}
-    run_words=(--rm --name "$container" --label "shmbridge=$side")
+    run_words=(--rm --name "$container" --label "shmbridge=$side" --label "$run_label")
     add_user "$@"
     add_folders
     add_gpus
@@ -136,7 +136,15 @@ get_image() {
     # A trap would have to wait for its end.
     trap - INT TERM HUP
     build_image "$side" "$image" "${build_flags[@]}" >&2
-    trap stop_container INT TERM HUP
+    heed_signals
+}
+
+heed_signals() {
+    local name
+    for name in INT TERM HUP; do
+        # shellcheck disable=SC2064 # the status that a shell ends with after this signal is known now
+        trap "stop_container $((128 + $(kill -l "$name")))" "$name"
+    done
 }
 
 # Runs the engine, and sees to it that its container ends when this script does, however that is.
@@ -159,30 +167,42 @@ attend() {
     exit "$status"
 }
 
+# stop_container STATUS: ends this script with STATUS if nothing was started yet.
 stop_container() {
-    local try=0
-    # Nothing was started yet, or its number is not known yet: then the keeper ends it.
-    [[ -n $client ]] || exit "$interrupted"
+    local until=$((SECONDS + keeper_seconds))
+    # Or its number is not known yet: then the keeper ends it.
+    [[ -n $client ]] || exit "$1"
     stopping=true
-    # When the signal comes early there is no container to stop yet.
-    while kill -0 "$client" 2>/dev/null && ((try++ < tries)); do
-        ! "$engine" stop -t "$stop_seconds" "$container" >/dev/null 2>&1 || return 0
+    # Again and again: when the signal comes early there is no container yet, or one that is made but not started, which engines take for stopped.
+    while kill -0 "$client" 2>/dev/null && ((SECONDS < until)); do
+        for_our_container stop -t "$stop_seconds"
         sleep 0.2
     done
 }
 
 # It is gone already, unless the engine's client was killed or detached from it.
 remove_container() {
-    "$engine" stop -t "$stop_seconds" "$container" >/dev/null 2>&1 || true
-    "$engine" rm --force "$container" >/dev/null 2>&1 || true
+    for_our_container stop -t "$stop_seconds"
+    for_our_container rm --force
+}
+
+# By the label and not by the name, which somebody else may have.
+for_our_container() {
+    local id
+    for id in $("$engine" ps --all --quiet --filter "label=$run_label" 2>/dev/null); do
+        "$engine" "$@" "$id" >/dev/null 2>&1 || true
+    done
 }
 
 # Waits, in a session of its own, for this script to be killed in a way that it cannot handle.
 start_keeper() {
     # shellcheck disable=SC2016 # the inner shell is to expand them
     local wait_and_remove='tail --pid="$1" --follow /dev/null
-        for try in 1 2 3 4 5; do "$2" stop -t "$4" "$3" && break; sleep 1; done
-        "$2" rm --force "$3"'
-    setsid bash -c "$wait_and_remove" keeper $$ "$engine" "$container" "$stop_seconds" </dev/null >/dev/null 2>&1 &
+        started=$SECONDS
+        while ((SECONDS - started < $5)); do
+            for id in $("$2" ps --all --quiet --filter "label=$3"); do "$2" stop -t "$4" "$id"; "$2" rm --force "$id"; exit; done
+            sleep 1
+        done'
+    setsid bash -c "$wait_and_remove" keeper $$ "$engine" "$run_label" "$stop_seconds" "$keeper_seconds" </dev/null >/dev/null 2>&1 &
     keeper=$!
 }

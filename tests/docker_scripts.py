@@ -96,11 +96,11 @@ def follows(words: list[str], flag: str) -> list[str]:
     return [value for word, value in itertools.pairwise(words) if word == flag]
 
 
-def start(place: Place, script: str) -> subprocess.Popen[bytes]:
+def start(place: Place, script: str, *words: str) -> subprocess.Popen[bytes]:
     """Start a script as a terminal would, in a process group of its own, and wait for its container."""
     place.container(waits=True)
     # As bytes and with a new session: what ends it must not end the tests.
-    process = subprocess.Popen([DOCKER / script], env=place.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen([DOCKER / script, *words], env=place.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     until(lambda: any((place.state / "containers").iterdir()))
     return process
 

@@ -7,8 +7,8 @@ It keeps its state in the folder ``$FAKE_ENGINE``, which a test may look into an
 ``info.json``       ``{name: {template: answer}}``; an engine that is not in there does not work
 ``images/NAME``     an image
 ``volumes/NAME``    a volume: its options as JSON
-``containers/NAME`` a running container: the process that plays it
-``run.json``        ``{"status": 0, "waits": false}``: how a container ends, and whether it waits to be stopped
+``containers/NAME`` a running container: the process that plays it, and its labels
+``run.json``        ``{"status": 0, "waits": false}``: how a container ends, and whether it waits to be stopped; ``"refuses": true`` starts none
 """
 
 from __future__ import annotations
@@ -77,8 +77,11 @@ def _volume_inspect(state: Path, name: str, words: list[str]) -> int:
 def _run(state: Path, name: str, words: list[str]) -> int:
     wanted = json.loads((state / "run.json").read_text())
     container = state / "containers" / (_value(words, "--name") or "")
+    if wanted.get("refuses"):
+        return int(wanted["status"])
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(STOPPED))
-    container.write_text(str(os.getpid()))
+    labels = [value for flag, value in itertools.pairwise(words) if flag == "--label"]
+    container.write_text("\n".join([str(os.getpid()), *labels]))
     print("the container's output", flush=True)
     try:
         end = time.monotonic() + _WATCHDOG_SECONDS
@@ -92,11 +95,24 @@ def _run(state: Path, name: str, words: list[str]) -> int:
 def _stop(state: Path, name: str, words: list[str]) -> int:
     container = state / "containers" / words[-1]
     try:
-        os.kill(int(container.read_text()), signal.SIGUSR1)
+        os.kill(int(container.read_text().splitlines()[0]), signal.SIGUSR1)
+    except IndexError:  # it is just being written
+        return NO_SUCH
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return NO_SUCH
     while container.exists():
         time.sleep(0.02)
+    return 0
+
+
+def _ps(state: Path, name: str, words: list[str]) -> int:
+    label = (_value(words, "--filter") or "").removeprefix("label=")
+    for container in (state / "containers").iterdir():
+        try:
+            if label in container.read_text().splitlines():
+                print(container.name)
+        except FileNotFoundError:  # it ended meanwhile
+            continue
     return 0
 
 
@@ -116,6 +132,7 @@ _PARTS: dict[str, Callable[[Path, str, list[str]], int]] = {
     "volume inspect": _volume_inspect,
     "run": _run,
     "stop": _stop,
+    "ps": _ps,
     "rm": _rm,
 }
 

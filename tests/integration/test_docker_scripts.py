@@ -241,3 +241,13 @@ def test_a_killed_script_leaves_no_container(place: Place) -> None:
         process.wait(WATCHDOG_SECONDS)
         until(lambda: not list((place.state / "containers").iterdir()))
         until(lambda: bool(place.calls("rm")))
+
+
+def test_a_second_script_with_the_name_of_another_ones_container_leaves_that_alone(place: Place) -> None:
+    with start(place, HOST, "--container_name", "one") as first:
+        (place.state / "run.json").write_text('{"status": 125, "waits": false, "refuses": true}')
+        assert place.script(HOST, "--container_name", "one", check=False).returncode == 125
+        assert place.calls("stop") == place.calls("rm") == []
+        assert first.poll() is None and (place.state / "containers" / "one").exists()
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(WATCHDOG_SECONDS) == 130
