@@ -15,6 +15,7 @@ from shmbridge.chunking import ChunkRules, Refill
 from shmbridge.client import DEFAULT_TIMEOUT, Client
 from shmbridge.errors import HostNotFoundError, PeerLostError, RemoteProtocolError, SpecError
 from shmbridge.memory import naming
+from shmbridge.memory.mounts import HOW_TO_SHARE, is_engines_own, memory_id, shm_mount
 from shmbridge.memory.posix import libc_version
 from shmbridge.memory.sharing import Sharing
 from shmbridge.memory.waiting import Deadline
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_START_TIMEOUT = 300.0
 _RETRY_SECONDS = 0.05
 _PATIENCE_SECONDS = 0.5
+_CLOSED_SECONDS = 2.0
+"""How long a socket that is closed to a member of the group may be one that its host is just opening to it, or that a dead host left."""
+_DOCTOR = "'shmbridge doctor --peer {}' on both sides says whether they have the same memory"
 
 
 def connect(
@@ -206,11 +210,12 @@ def _knock(name: str, deadline: Deadline, sharing: Sharing) -> Stream:
     path = naming.socket_path(naming.check_name(name))
     sharing.check_membership()
     told = False
-    while (sock := _try_to_connect(path, sharing)) is None:
+    while (sock := _try_to_connect(path, sharing, deadline)) is None:
         if deadline.passed:
             raise HostNotFoundError(_nobody_there(name, deadline))
         if not told and deadline.timeout - deadline.remaining > _PATIENCE_SECONDS:
-            logger.warning("waiting up to %.0f s for host %r; start it with: shmbridge serve --name %s …", deadline.timeout, name, name)
+            hint = _elsewhere(name) if is_engines_own(shm_mount()) else f"If it runs, {_DOCTOR.format(name)}"
+            logger.warning("waiting up to %.0f s for host %r; start it with: shmbridge serve --name %s …. %s", deadline.timeout, name, name, hint)
             told = True
         time.sleep(min(_RETRY_SECONDS, deadline.remaining))
     try:
@@ -221,7 +226,7 @@ def _knock(name: str, deadline: Deadline, sharing: Sharing) -> Stream:
     return Stream(sock)
 
 
-def _try_to_connect(path: str, sharing: Sharing) -> socket.socket | None:
+def _try_to_connect(path: str, sharing: Sharing, deadline: Deadline) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)  # or a host that was stopped and has a full queue would hold us past any deadline
     try:
@@ -231,6 +236,8 @@ def _try_to_connect(path: str, sharing: Sharing) -> socket.socket | None:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
             return None  # not there yet; there, but its host is dead; there, but its queue is full
         if isinstance(error, PermissionError):
+            if sharing.group is not None and deadline.timeout - deadline.remaining < _CLOSED_SECONDS and not deadline.passed:
+                return None
             raise refused_by_mode(path, sharing) from None
         raise
     except BaseException:
@@ -240,14 +247,27 @@ def _try_to_connect(path: str, sharing: Sharing) -> socket.socket | None:
 
 
 def _nobody_there(name: str, deadline: Deadline) -> str:
-    others = [other for other in naming.host_names() if other != name]
-    dead = f"{naming.socket_path(name)} is there, but its host is dead; " if os.path.exists(naming.socket_path(name)) else ""
+    names = _names_here()
+    others = [other for other in names if other != name]
+    dead = f"{naming.socket_path(name)} is there, but its host is dead; " if name in names else ""
     here = f"in this {naming.SHM} there are: {', '.join(others)}; {nearest(name, others)}" if others else f"this {naming.SHM} has no hosts at all"
     nobody = f"no host called {name!r} came up within {deadline.timeout:.3g} s" if deadline.timeout else f"there is no host called {name!r}"
-    return (
-        f"{nobody} ({dead}{here.rstrip('; ')}). "
-        f"Start it with: shmbridge serve --name {name} --policy_type …, and if it runs in another container, mount one tmpfs at {naming.SHM} in both"
-    )
+    return f"{nobody} ({dead}{here.rstrip('; ')}). Start it with: shmbridge serve --name {name} --policy_type …. {_elsewhere(name)}"
+
+
+def _names_here() -> list[str]:
+    try:
+        return naming.host_names()
+    except OSError:  # there is no such folder, or it cannot be looked into
+        return []
+
+
+def _elsewhere(name: str) -> str:
+    """Say what to do about a host that runs in another container, where this one may not see it."""
+    told = f"memory id {memory_id() or 'unknown'}"
+    if is_engines_own(shm_mount()):
+        return f"This {naming.SHM} ({told}) was made by the container engine for this container or pod alone: {HOW_TO_SHARE}; then {_DOCTOR.format(name)}"
+    return f"If it runs in another container, {HOW_TO_SHARE}; {_DOCTOR.format(name)}; this one has {told}"
 
 
 def _hello(offer: Offer, policy: str | None, config_digest: str | None) -> Hello:

@@ -32,6 +32,7 @@ from shmbridge.messages import (
 )
 from shmbridge.protocol import State
 from shmbridge.session import Offer
+from shmbridge.surroundings import look_around
 from shmbridge.transport.listener import LocalListener
 from shmbridge.transport.stream import Credentials
 from shmbridge.transport.trust import check_peer
@@ -121,8 +122,15 @@ class HostControl:
                     self._end(guest, self._reason, Close(self._reason))
             finally:
                 self._selector.close()
-                self._listener.close()
-                self._on_stop()
+                self._leave()
+
+    def _leave(self) -> None:
+        try:
+            self._listener.close()
+        except OSError as error:  # this process has become another user, or the folder read-only
+            logger.warning("host %r cannot remove its name: %s; shmbridge gc can", self._listener.name, error.strerror)
+        finally:
+            self._on_stop()
 
     def _serve(self, key: selectors.SelectorKey) -> None:
         if isinstance(key.data, Guest):
@@ -271,6 +279,7 @@ class HostControl:
             seconds=time.monotonic() - self._started,
             max_sessions=self._settings.max_sessions,
             clients=[describe_client(guest, session, self._worker.doing(session), details=details) for guest, session in served],
+            surroundings=look_around(self._settings.shm_group) if details else None,
         )
 
     def statistics(self) -> HostStatistics:

@@ -139,6 +139,34 @@ class ClientDescription(msgspec.Struct, frozen=True):
     session: SessionDescription | None = None
 
 
+class Surroundings(msgspec.Struct, frozen=True):
+    """Where one side runs, for people who look for what keeps two sides apart. Nothing is decided by it."""
+
+    memory_id: str | None
+    """The same wherever the same /dev/shm is mounted; None where that cannot be told."""
+    mounts: str
+    """The same for all processes of one container; empty where that cannot be told."""
+    protocol: int
+    version: str
+    libc: str
+    kernel: str
+    python: str
+    numpy: str
+    uid: int
+    gid: int
+    groups: list[int]
+    shm_group: int | None
+    """Whose members this side trusts; None for its own user only."""
+    shm_free: int | None
+    """Bytes of /dev/shm; None where there is none."""
+    shm_total: int | None
+    cgroup_free: int | None
+    """Bytes that the memory control group allows; None for no limit."""
+    cgroup_total: int | None
+    cores: float
+    """That it may use, also for a part of the time."""
+
+
 class Description(Message, frozen=True, tag="description"):
     """Host: who I am and whom I serve."""
 
@@ -153,6 +181,8 @@ class Description(Message, frozen=True, tag="description"):
     """Since the host was started."""
     max_sessions: int
     clients: list[ClientDescription]
+    surroundings: Surroundings | None = None
+    """Told where details were asked for; None by versions that know of none."""
 
 
 class Close(Message, frozen=True, tag="close"):

@@ -1,55 +1,64 @@
-"""``shmbridge doctor``: what is wrong with this machine, before step one."""
+"""``shmbridge doctor``: what is wrong with this machine, with a launch file's needs of it, and between two sides that do not meet."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from shmbridge.cli.doctor_checks import Finding, Level, check_machine
+from shmbridge.cli.doctor_asking import ask_programs, look_at_names
+from shmbridge.cli.doctor_checks import check_machine
 from shmbridge.cli.doctor_facts import Machine, look_at_machine
-from shmbridge.cli.doctor_launch import ask_programs, check_launch, look_at_names
-from shmbridge.cli.flags import make_parser, positive
+from shmbridge.cli.doctor_findings import Finding, Level, Slug, count, problem
+from shmbridge.cli.doctor_launch import check_launch
+from shmbridge.cli.doctor_peer import Peer, look_at_peer
+from shmbridge.cli.doctor_peer_checks import check_peer
+from shmbridge.cli.doctor_view import print_findings
+from shmbridge.cli.flags import add_group_flag, make_parser, positive
 from shmbridge.cli.launch import values_from_flags
 from shmbridge.cli.launch_file import read_launch_file
 from shmbridge.cli.wording import print_json
 from shmbridge.errors import SpecError
 from shmbridge.memory.naming import SHM
+from shmbridge.transport.base import parse_address
 
-_COLOURS = {Level.OK: "32", Level.WARNING: "33", Level.PROBLEM: "31;1"}
-_WIDTH = 160
-_LEAST_WIDTH = 40
+_PEER_SECONDS = 3.0
 
 
 def main(words: Sequence[str]) -> int:
-    """Check the machine and launch files. Exit status 1 if there is a problem."""
-    args = _parser().parse_args(words)
-    values = values_from_flags(args.set or [])
+    """Check the machine, launch files and a host. Exit status 1 if there is a problem."""
+    parser = _parser()
+    args = parser.parse_args(words)
+    if args.shm_group is not None and args.peer is None:
+        parser.error("--shm_group is about a host: say which with --peer NAME")
+    values, name = values_from_flags(args.set or []), None if args.peer is None else parse_address(args.peer).name
     machine = look_at_machine()
     findings = check_machine(machine, needs_are_known=bool(args.files))
     for path in args.files:
         findings += _check_file(path, values, args.describe_timeout_s, machine)
+    peer = None if name is None else look_at_peer(name, _PEER_SECONDS, args.shm_group)
+    findings += [] if peer is None else check_peer(machine, peer)
     if args.json:
-        print_json({"findings": findings, "problems": _count(findings, Level.PROBLEM), "warnings": _count(findings, Level.WARNING)})
+        print_json(_as_data(machine, findings, peer))
     else:
-        _print(findings)
-    return int(_count(findings, Level.PROBLEM) > 0)
+        print_findings(findings)
+    return int(count(findings, Level.PROBLEM) > 0)
 
 
 def _parser() -> argparse.ArgumentParser:
     text = (
         f"Check {SHM}, the limits that are set, the versions of what is installed, and the cores. With launch files, check too that their environments "
-        "exist and fit together, and that there is room for their sessions. Nothing is sent anywhere."
+        "exist and fit together, and that there is room for their sessions. With --peer, which may be run on either side, check whether both sides have "
+        "the same memory, and what else keeps them apart. Nothing is sent to another machine."
     )
     parser = make_parser("doctor", text)
     parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help="launch files that are to work here")
+    parser.add_argument("--peer", metavar="NAME", help="the host that this side is to meet, or is, by its --name")
+    add_group_flag(parser, "as the host")
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="what ${NAME} is in the files; may be repeated")
     parser.add_argument("--describe_timeout_s", type=positive, default=120, metavar="SECONDS", help="how long each program may take to say what it needs")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return parser
 
 
@@ -58,33 +67,15 @@ def _check_file(path: Path, values: Mapping[str, str], timeout: float, machine: 
         file = read_launch_file(path, values)
     except SpecError as error:
         text = str(error).removeprefix(f"launch file {path} ").removeprefix(f"{path}: ")
-        return [Finding(str(path), Level.PROBLEM, text)]
+        return [problem(Slug.LAUNCH_FILE, str(path), text, "nothing of it can be started", "mend the file: docs/howto/launch-files.md")]
     return check_launch(file, ask_programs(file, timeout), look_at_names(file), machine)
 
 
-def _count(findings: Sequence[Finding], level: Level) -> int:
-    return sum(finding.level is level for finding in findings)
+def _as_data(machine: Machine, findings: list[Finding], peer: Peer | None) -> dict[str, Any]:
+    counts = {"problems": count(findings, Level.PROBLEM), "warnings": count(findings, Level.WARNING)}
+    return {"memory_id": machine.memory_id, "peer": None if peer is None else _peer_data(peer), "findings": findings, **counts}
 
 
-def _print(findings: Sequence[Finding]) -> None:
-    """Print the findings, the worst last: there a person looks first."""
-    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
-    for level in Level:
-        for finding in findings:
-            if finding.level is level:
-                print(paragraph(finding, max(width, _LEAST_WIDTH), coloured=coloured))
-    problems, warnings = _count(findings, Level.PROBLEM), _count(findings, Level.WARNING)
-    print(f"\n{problems or 'no'} problem{'' if problems == 1 else 's'}, {warnings or 'no'} warning{'' if warnings == 1 else 's'}")
-
-
-def paragraph(finding: Finding, width: int, *, coloured: bool) -> str:
-    """Return a finding as lines of at most ``width`` columns: how bad, what, and below it what was expected and what to type."""
-    margin = " " * 9
-    parts = [f"{finding.check}: {finding.found}"]
-    parts += [f"expected: {finding.expected}"] if finding.expected else []
-    parts += [f"do: {finding.remedy}"] if finding.remedy else []
-    wrap = textwrap.TextWrapper(width, initial_indent=margin, subsequent_indent=f"{margin}  ", break_on_hyphens=False, break_long_words=False)
-    text = "\n".join(wrap.fill(line) for part in parts for line in part.splitlines())
-    mark = finding.level.value.ljust(len(margin))
-    return (f"\x1b[{_COLOURS[finding.level]}m{mark}\x1b[0m" if coloured else mark) + text[len(margin) :]
+def _peer_data(peer: Peer) -> dict[str, Any]:
+    state = None if peer.told is None else peer.told.status.state.value
+    return {"name": peer.name, "state": state, "here": peer.here, "there": peer.there}

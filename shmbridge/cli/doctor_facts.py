@@ -1,4 +1,4 @@
-"""What ``shmbridge doctor`` looks at. Nothing is judged here; that is doctor_checks.py's."""
+"""What ``shmbridge doctor`` looks at. Nothing is judged here; that is doctor_folder.py's and doctor_checks.py's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import resource
 import secrets
 import stat
@@ -20,6 +19,7 @@ from shmbridge.errors import SegmentError
 from shmbridge.memory import naming, posix
 from shmbridge.memory.capacity import Room, cgroup_cores, cgroup_room, tmpfs_room
 from shmbridge.memory.leftovers import Finding, survey
+from shmbridge.memory.mounts import Mount, memory_id, shm_mount
 from shmbridge.memory.naming import SHM
 from shmbridge.memory.waiting import Deadline
 from shmbridge.transport.listener import LocalListener
@@ -34,14 +34,6 @@ _PROBE_BYTES = 4096
 _PROBE_SECONDS = 1.0
 _LARGEST = 3
 _LARGE_BYTES = 1_000_000
-
-
-class Mount(NamedTuple):
-    """A mounted file system: where, of what kind, and how."""
-
-    point: str
-    kind: str
-    options: tuple[str, ...]
 
 
 class LargeFile(NamedTuple):
@@ -83,6 +75,7 @@ class Machine:
 
     Attributes:
         folder: /dev/shm; None where it is no folder.
+        memory_id: Which memory that is; None where it cannot be told.
         cgroup: What the memory control group leaves; None for no limit.
         memory: Of the machine.
         leftovers: What lies in /dev/shm under our names.
@@ -99,6 +92,7 @@ class Machine:
     """
 
     folder: Folder | None
+    memory_id: str | None
     cgroup: Room | None
     memory: Room
     leftovers: Sequence[Finding]
@@ -120,6 +114,7 @@ def look_at_machine() -> Machine:
     """Find out everything. Makes and removes a few small files in /dev/shm; nothing else changes, nothing is sent anywhere."""
     return Machine(
         folder=_look_at_folder() if os.path.isdir(SHM) else None,
+        memory_id=memory_id(),
         cgroup=cgroup_room(),
         memory=_memory(),
         leftovers=_leftovers(),
@@ -178,33 +173,7 @@ def _look_at_folder() -> Folder:
     inodes = space.f_favail if space.f_files else None
     probes = {PROBES[0]: _try(_probe_memory), PROBES[1]: _try(_probe_semaphore), PROBES[2]: _try(_probe_listener)}
     is_open = os.access(SHM, os.R_OK | os.W_OK | os.X_OK)
-    return Folder(_mount(), stat.S_IMODE(found.st_mode), found.st_uid, is_open, tmpfs_room(), inodes, _largest(), probes)
-
-
-def _mount() -> Mount | None:
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
-            return mount_of(os.path.realpath(SHM), mountinfo.read())
-    except OSError:  # there is no /proc
-        return None
-
-
-def mount_of(path: str, mountinfo: str) -> Mount | None:
-    """Return the file system in which ``path`` lies, out of the text of ``/proc/self/mountinfo``.
-
-    Of those mounted over one another, the last one listed is the one that is seen.
-    """
-    best: Mount | None = None
-    for line in mountinfo.splitlines():
-        before, mark, after = line.partition(" - ")
-        words, kind = before.split(), after.split()
-        if not mark or len(words) < 6 or not kind:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
-        covers = path == point or path.startswith(f"{point.rstrip('/')}/")
-        if covers and (best is None or len(point) >= len(best.point)):
-            best = Mount(point, kind[0], tuple(words[5].split(",")))
-    return best
+    return Folder(shm_mount(), stat.S_IMODE(found.st_mode), found.st_uid, is_open, tmpfs_room(), inodes, _largest(), probes)
 
 
 def _largest() -> list[LargeFile]:

@@ -15,10 +15,12 @@ from helpers import open_descriptors
 from sample_policies import WAIT, Affine, Commanded, Remembering, TakesAll, Telling, WrongAtWarmUp
 
 import shmbridge
+from shmbridge import connecting
 from shmbridge.connecting import connect, connect_local, describe_host
 from shmbridge.counters import RingStatistics
 from shmbridge.errors import HostNotFoundError, PeerLostError, PolicyRaisedError, RemoteProtocolError, ShmbridgeError, SpecError, TimedOutError
 from shmbridge.memory import naming
+from shmbridge.memory.mounts import memory_id
 from shmbridge.messages import Close, Description, Failure, Hello, HostState, Query, Status, Welcome
 from shmbridge.protocol import Conversation, Role
 from shmbridge.session import Offer
@@ -167,6 +169,30 @@ def test_no_host_is_said_with_what_there_is_and_how_to_start_one(unique_name: st
     assert f"no host called '{unique_name}' came up within 0.1 s" in text
     assert another_name in text
     assert f"shmbridge serve --name {unique_name}" in text
+
+
+@pytest.mark.parametrize("made_by_an_engine", [False, True])
+def test_who_finds_no_host_is_told_how_to_share_and_to_compare_the_memory(
+    unique_name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, made_by_an_engine: bool
+) -> None:
+    monkeypatch.setattr(connecting, "is_engines_own", lambda mount: made_by_an_engine)
+    monkeypatch.setattr(connecting, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(HostNotFoundError) as error:
+        connect(f"shm://{unique_name}", example=Q, num_envs=2, start_timeout=0.2)
+    (waiting,) = caplog.messages
+    for text in (waiting, str(error.value)):
+        assert f"shmbridge doctor --peer {unique_name}" in text
+        assert ("made by the container engine" in text) is made_by_an_engine
+    assert "-v shmbridge-shm:/dev/shm" in str(error.value) and f"memory id {memory_id()}" in str(error.value)
+
+
+def test_a_shared_memory_that_cannot_be_looked_into_has_no_hosts(unique_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> list[str]:
+        raise FileNotFoundError("/dev/shm")
+
+    monkeypatch.setattr(naming, "host_names", refuse)
+    with pytest.raises(HostNotFoundError, match="has no hosts at all"):
+        describe_host(unique_name)
 
 
 def test_a_host_that_is_not_waited_for_is_said_not_to_be_there(unique_name: str) -> None:

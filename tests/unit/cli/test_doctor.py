@@ -8,9 +8,11 @@ import pytest
 from machines import make_folder, make_machine
 
 from shmbridge.cli import doctor
-from shmbridge.cli.doctor_checks import Finding, Level
 from shmbridge.errors import SpecError
+from shmbridge.host import serve
 from shmbridge.memory.capacity import Room
+from shmbridge.memory.mounts import memory_id
+from shmbridge.testing import MarkingPolicy
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def test_nothing_wrong_is_said_and_is_success(machine, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "no problems, no warnings"
     assert all(line.startswith(("ok", " ")) for line in lines[:-2])
+    assert any("memory id" in line and "0123-4567" in line for line in lines)
 
 
 def test_a_warning_is_no_failure(machine, capsys):
@@ -44,10 +47,11 @@ def test_a_problem_is_a_failure_and_comes_last_with_what_to_do(machine, capsys):
     machine(libc="musl 1.2", cores=1, allowed=1)
     assert doctor.main([]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-5:-2] == [
+    assert lines[-6:-2] == [
         "problem  C library: musl 1.2",
-        "         expected: glibc: others lay out semaphores differently",
-        "         do: use an image that is based on glibc, such as Debian, not Alpine",
+        "         why  semaphores are shared, and others than glibc lay them out differently",
+        "         do   use an image that is based on glibc, such as Debian, not Alpine",
+        "         more docs/howto/troubleshooting.md#other-libc",
     ]
     assert lines[-1] == "1 problem, 1 warning"
 
@@ -57,8 +61,9 @@ def test_json_is_one_document(machine, capsys):
     assert doctor.main(["--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["problems"], found["warnings"]) == (1, 0)
-    assert {finding["level"] for finding in found["findings"]} == {"ok", "problem"}
-    assert all(set(finding) == {"check", "level", "found", "expected", "remedy"} for finding in found["findings"])
+    assert (found["memory_id"], found["peer"]) == ("0123-4567", None)
+    assert {(finding["level"], finding["slug"]) for finding in found["findings"]} == {("ok", None), ("problem", "other-libc")}
+    assert all(set(finding) == {"check", "level", "slug", "found", "why", "do"} for finding in found["findings"])
 
 
 def test_a_launch_file_that_cannot_be_read_is_a_problem_beside_the_others(machine, capsys, tmp_path):
@@ -66,8 +71,8 @@ def test_a_launch_file_that_cannot_be_read_is_a_problem_beside_the_others(machin
     broken.write_text("programs: {}\n")
     assert doctor.main([str(tmp_path / "none.yaml"), str(broken)]) == 1
     out = capsys.readouterr().out
-    assert f"{tmp_path}/none.yaml: cannot be read: No such file or directory" in out and "Errno" not in out
-    assert "broken.yaml" in out and "ok       C library" in out
+    assert "none.yaml: cannot be read:" in out and "No such file or directory" in " ".join(out.split()) and "Errno" not in out
+    assert "broken.yaml" in out and "C library" in out
     assert out.splitlines()[-1] == "2 problems, no warnings"
 
 
@@ -90,26 +95,36 @@ def test_room_is_no_guess_where_a_file_says_what_is_needed(machine, capsys, tmp_
     assert "no warnings" in capsys.readouterr().out
 
 
-def test_a_finding_is_broken_between_words_below_its_beginning():
-    finding = Finding("check", Level.WARNING, "many words " * 10, "more words " * 10, "type: shmbridge-with-a-very-long-name --flag " * 3)
-    lines = doctor.paragraph(finding, 60, coloured=False).splitlines()
-    assert lines[0].startswith("warning  check: many words")
-    assert all(line.startswith(" " * 9) for line in lines[1:])
-    assert all(len(line) <= 60 for line in lines)
-    assert sum(line.startswith(("         expected:", "         do:")) for line in lines) == 2
-
-
-def test_a_level_has_a_colour_on_a_terminal_only():
-    finding = Finding("check", Level.OK, "fine")
-    assert doctor.paragraph(finding, 80, coloured=False) == "ok       check: fine"
-    assert doctor.paragraph(finding, 80, coloured=True) == "\x1b[32mok       \x1b[0mcheck: fine"
-
-
-@pytest.mark.parametrize("words", [["--gpu"], ["--describe_timeout_s", "0"], ["--describe_timeout_s", "soon"]])
+@pytest.mark.parametrize(
+    "words", [["--gpu"], ["--shm_group", "7"], ["--peer", "x", "--shm_group", "staff"], ["--describe_timeout_s", "0"], ["--describe_timeout_s", "soon"]]
+)
 def test_wrong_calls_are_refused(words):
     with pytest.raises(SystemExit) as ended:
         doctor.main(words)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("spelling", ["{}", "shm://{}"])
+def test_a_host_is_asked_by_name_and_by_address(machine, capsys, unique_name, spelling):
+    with serve(MarkingPolicy, f"shm://{unique_name}"):
+        assert doctor.main(["--json", "--peer", spelling.format(unique_name)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    peer = found["peer"]
+    assert (peer["name"], peer["here"]["memory_id"], peer["there"]["memory_id"]) == (unique_name, memory_id(), memory_id())
+    assert "same memory" in {finding["check"] for finding in found["findings"]}
+
+
+def test_a_host_that_is_not_there_is_a_problem(machine, capsys, unique_name):
+    assert doctor.main(["--peer", unique_name]) == 1
+    assert f"problem  host {unique_name}: is not in this /dev/shm" in capsys.readouterr().out
+    assert doctor.main(["--json", "--peer", unique_name]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["peer"]["state"], found["peer"]["there"]) == (None, None)
+
+
+def test_a_name_that_no_host_can_have_is_refused(machine):
+    with pytest.raises(SpecError, match="cannot name a host"):
+        doctor.main(["--peer", "No Such"])
 
 
 def test_this_machine_can_be_examined(capsys):

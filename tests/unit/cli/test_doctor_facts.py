@@ -11,38 +11,10 @@ import pytest
 from helpers import open_descriptors
 
 from shmbridge.cli import doctor_facts
-from shmbridge.cli.doctor_facts import NEEDED, PROBES, Mount, look_at_machine, mount_of
+from shmbridge.cli.doctor_facts import NEEDED, PROBES, look_at_machine
 from shmbridge.errors import SegmentError
 from shmbridge.memory.naming import SHM
 from shmbridge.version import __version__
-
-MOUNTINFO = """\
-22 27 0:21 / /proc rw,relatime - proc proc rw
-24 27 0:6 / /dev rw,relatime - devtmpfs devtmpfs rw,size=12334460k
-25 24 0:23 / /dev/shm rw,nosuid,nodev shared:5 - tmpfs tmpfs rw,size=65536k
-27 1 254:0 / / rw,relatime - overlay overlay rw
-30 25 0:27 / /mnt/with\\040blank rw - ext4 /dev/sda rw
-31 25 0:27 / /mnt/with\\040blank ro master:1 propagate_from:2 - tmpfs tmpfs rw
-a line of something else
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "mount"),
-    [
-        ("/dev/shm", Mount("/dev/shm", "tmpfs", ("rw", "nosuid", "nodev"))),
-        ("/dev/shm/file", Mount("/dev/shm", "tmpfs", ("rw", "nosuid", "nodev"))),
-        ("/dev/shm2", Mount("/dev", "devtmpfs", ("rw", "relatime"))),
-        ("/run/shm", Mount("/", "overlay", ("rw", "relatime"))),
-        ("/mnt/with blank/x", Mount("/mnt/with blank", "tmpfs", ("ro",))),
-    ],
-)
-def test_a_path_lies_in_the_nearest_mount_and_of_two_there_in_the_later(path, mount):
-    assert mount_of(path, MOUNTINFO) == mount
-
-
-def test_without_mounts_there_is_none():
-    assert mount_of("/dev/shm", "") is None
 
 
 def test_this_machine_is_described_as_it_is():
@@ -121,7 +93,7 @@ def test_a_folder_that_cannot_be_looked_into_is_described_all_the_same(monkeypat
 
     monkeypatch.setattr(doctor_facts.os, "listdir", refuse)
     monkeypatch.setattr(doctor_facts, "survey", refuse_to_survey)
-    monkeypatch.setattr(doctor_facts, "open", refuse, raising=False)
+    monkeypatch.setattr(doctor_facts, "shm_mount", lambda: None)
     machine = look_at_machine()
     assert machine.leftovers == []
     assert machine.folder is not None

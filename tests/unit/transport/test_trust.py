@@ -10,8 +10,8 @@ import pytest
 
 from shmbridge.errors import AuthenticationError
 from shmbridge.memory.sharing import PRIVATE, Sharing, our_groups
-from shmbridge.transport.stream import Credentials
 from shmbridge.transport import trust
+from shmbridge.transport.stream import Credentials
 from shmbridge.transport.trust import check_peer, refused_by_mode, user_name
 
 STRANGER = 987_654
