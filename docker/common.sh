@@ -14,11 +14,9 @@ say() { echo "$program: $*" >&2; }
 fail() { say "$*" && exit 1; }
 misused() { say "$*; see $program --help" && exit 2; }
 
-# Runs a command, and shows it first where -v was given.
-shown() {
-    ! $verbose || say "$(quoted "$@")"
-    "$@"
-}
+# Shows a command where -v was given.
+show() { ! $verbose || say "$(quoted "$@")"; }
+shown() { show "$@" && "$@"; }
 
 quoted() {
     local word text=""

@@ -6,7 +6,7 @@
 readonly stop_seconds=10
 readonly keeper_seconds=60 # after which no engine makes the container any more that it was asked for
 readonly run_label=shmbridge.run=$$-$RANDOM$RANDOM
-client="" keeper="" stopping=false
+client="" keeper="" alive="" own_status="" stopping=false
 cdi_folders=(/etc/cdi /var/run/cdi)
 
 add_user() {
@@ -90,8 +90,10 @@ add_volume() {
 has_volume() { "$engine" volume inspect "$1" >/dev/null 2>&1; }
 
 make_volume() {
-    # Another script may make it at the same moment.
-    shown "$engine" volume create --driver local --opt type=tmpfs --opt device=tmpfs --opt "o=$2" "$1" >/dev/null || has_volume "$1" || exit 1
+    local said words=(volume create --driver local --opt type=tmpfs --opt device=tmpfs --opt "o=$2" "$1")
+    show "$engine" "${words[@]}"
+    # Another script may make it at the same moment: what the engine then complains of is no trouble.
+    said=$("$engine" "${words[@]}" 2>&1 >/dev/null) || has_volume "$1" || fail "cannot make the volume $1: $said"
 }
 
 check_volume() {
@@ -105,6 +107,7 @@ check_volume() {
 run_in_container() {
     # From here on: an engine's command that ends at a Ctrl-C like at any error would let this script go on.
     heed_signals
+    check_user "$@"
     find_engine
     image=${image:-shmbridge-$side} shm=${shm:-shmbridge-shm}
     container=${container:-$(printf 'shmbridge-%s-%d-%04x' "$side" $$ $RANDOM)}
@@ -121,8 +124,8 @@ run_in_container() {
     # Podman has systemd look after a container's health, and complains where there is none.
     [[ $engine != podman || -d /run/systemd/system ]] || run_words+=(--no-healthcheck)
     ! at_terminal || run_words+=(--interactive --tty)
-    # The script itself passes on that it is to end; Ctrl-C's signal is what the command ends on.
-    run_words+=(--sig-proxy=false --stop-signal SIGINT)
+    # The script itself passes on that it is to end.
+    run_words+=(--sig-proxy=false)
     attend run "${run_words[@]}" "${engine_flags[@]}" "$image" "$@"
 }
 
@@ -150,12 +153,12 @@ heed_signals() {
 # Runs the engine, and sees to it that its container ends when this script does, however that is.
 attend() {
     local status=0 own_session=()
-    ! $verbose || say "$(quoted "$engine" "$@")"
+    show "$engine" "$@"
     start_keeper
     # Podman's client would end at a Ctrl-C that it gets itself, before the container. At a terminal there is none: it goes inside as a key.
     at_terminal || own_session=(setsid)
     # Not in the foreground: the shell would look at a signal only when it has ended.
-    "${own_session[@]}" "$engine" "$@" <&0 &
+    "${own_session[@]}" "$engine" "$@" <&0 {alive}>&- &
     client=$!
     while stopping=false && status=0; do
         wait "$client" || status=$?
@@ -164,12 +167,18 @@ attend() {
     trap '' INT TERM HUP
     remove_container
     kill -- "-$keeper" 2>/dev/null || kill "$keeper" 2>/dev/null || true
-    exit "$status"
+    exit "$(end_status "$status")"
 }
 
-# stop_container STATUS: ends this script with STATUS if nothing was started yet.
+# Prints what this script ends with after its container ended with STATUS: its own signal's, if that is what ended the container.
+end_status() {
+    [[ -n $own_status && $1 =~ ^(143|137|130)$ ]] && echo "$own_status" || echo "$1"
+}
+
+# stop_container STATUS: what a shell ends with after the signal that came. Ends this script with it if nothing was started yet.
 stop_container() {
     local until=$((SECONDS + keeper_seconds))
+    own_status=${own_status:-$1}
     # Or its number is not known yet: then the keeper ends it.
     [[ -n $client ]] || exit "$1"
     stopping=true
@@ -194,15 +203,16 @@ for_our_container() {
     done
 }
 
-# Waits, in a session of its own, for this script to be killed in a way that it cannot handle.
+# Waits, in a session of its own, for this script to be killed in a way that it cannot handle: then the pipe that only it holds open ends.
+# Its number would not do: a script whose parent does not ask how it ended keeps it.
 start_keeper() {
     # shellcheck disable=SC2016 # the inner shell is to expand them
-    local wait_and_remove='tail --pid="$1" --follow /dev/null
+    local wait_and_remove='read -r
         started=$SECONDS
-        while ((SECONDS - started < $5)); do
-            for id in $("$2" ps --all --quiet --filter "label=$3"); do "$2" stop -t "$4" "$id"; "$2" rm --force "$id"; exit; done
+        while ((SECONDS - started < $4)); do
+            for id in $("$1" ps --all --quiet --filter "label=$2"); do "$1" stop -t "$3" "$id"; "$1" rm --force "$id"; exit; done
             sleep 1
         done'
-    setsid bash -c "$wait_and_remove" keeper $$ "$engine" "$run_label" "$stop_seconds" "$keeper_seconds" </dev/null >/dev/null 2>&1 &
+    exec {alive}> >(exec setsid bash -c "$wait_and_remove" keeper "$engine" "$run_label" "$stop_seconds" "$keeper_seconds" >/dev/null 2>&1)
     keeper=$!
 }

@@ -20,12 +20,12 @@ Flags of this script, which come first:
   -n IMAGE    image (default: shmbridge-$side); built from docker/$side.Dockerfile where it is missing
   -g GPUS     all, none, or numbers as 0,1 (default: all where the engine has a GPU runtime, else none)
   -r, -R      build the image anew; -R without cache
-  -v          show the engine's commands
+  -v          show the engine's commands, as --verbose does
   -h, --help  this text
 
   --engine {docker,podman}   default: whichever works, docker first
   --shm VOLUME[:MEGABYTES]   the tmpfs volume at /dev/shm, the same on both sides (default: shmbridge-shm:512; made where it is missing)
-  --user UID:GID             default: you, also if you are root, who has no capabilities in there. Both sides must be the same
+  --user UID[:GID]           default: you, also if you are root, who has no capabilities in there. Both sides must be the same
                              user, or share a group: --shm_group GID among the flags of 'shmbridge $subcommand'
   --network NETWORK          default: none; 'bridge' lets it download
   --container_name NAME      default: one that nothing else has
@@ -33,8 +33,9 @@ Flags of this script, which come first:
   --build_flag=WORD          the same for its 'build'
   --no_defaults              give 'shmbridge $subcommand' only what you give
 
-The container has a read-only root (/tmp is memory), no capabilities and no host namespace. Ctrl-C or SIGTERM stops it, this script
-ends with its status, and it is removed. The volume stays, but holds memory only while a container uses it.
+The container has a read-only root (/tmp is memory), no capabilities and no host namespace. Ctrl-C or SIGTERM stops it and
+removes it. This script ends with its status, or with 130 or 143 where that stopped it. The volume stays, but holds memory only while
+a container uses it.
 END
 }
 
@@ -66,6 +67,7 @@ take_long() {
     case $name in
         engine | shm | user | network | container_name | engine_flag | build_flag) ;;
         help) usage && exit 0 ;;
+        verbose) verbose=true && return ;;
         no_defaults) defaults=false && return ;;
         *) OPTIND=$((OPTIND - 1)) && return 1 ;;
     esac
@@ -80,6 +82,14 @@ take_long() {
         engine_flag) engine_flags+=("$value") ;;
         build_flag) build_flags+=("$value") ;;
     esac
+}
+
+# Names of users and groups mean something else in an image, or nothing.
+check_user() {
+    local group
+    group=$(flag_value --shm_group "$@")
+    [[ $user =~ ^([0-9]+(:[0-9]+)?)?$ ]] || misused "--user $user: expected numbers, UID:GID or UID"
+    [[ $group =~ ^[0-9]*$ ]] || misused "--shm_group $group: expected the number of a group"
 }
 
 # Prints a folder's absolute path.

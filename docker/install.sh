@@ -114,14 +114,19 @@ install_libraries() {
     done
 }
 
-# optional PART COMMAND...: what it says is shown only by its last line
+# Prints the line of a log that says most. Pip's own come last, and tell only that what it has started failed.
+reason() {
+    { grep -E '[A-Za-z]Error: ' "$1" || grep -iE 'error|unable|cannot' "$1" || cat "$1"; } | tail -n 1 | sed -E 's/^[[:space:]|]+//'
+}
+
+# optional PART COMMAND...: what it says is shown only by one line
 optional() {
     local part=$1 log=$temporary/optional
     shift
     if "$@" >"$log" 2>&1; then
         installed+=("$part")
     else
-        left_out+=("$part ($(grep -iE 'error|unable|cannot' "$log" | tail -n 1 || tail -n 1 "$log"))")
+        left_out+=("$part ($(reason "$log"))")
         say "left out: ${left_out[-1]}"
     fi
 }

@@ -26,7 +26,7 @@ $(own_flags)
 Examples:
   run_sim.sh
   run_sim.sh -e ~/results --num_episodes 5 --remote_kill_on_exit
-  run_sim.sh --name second --output_dir /eval/second pusht
+  run_sim.sh --name second --output_dir /eval/second metaworld --task reach-v3
   run_sim.sh -- --help                  the flags of 'shmbridge run'
 END
 }

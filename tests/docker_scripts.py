@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fake_engine import STOPPED
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
 HOST, SIM, BUILD = "run_policy_host.sh", "run_sim.sh", "build.sh"
@@ -36,9 +38,13 @@ class Place:
         named = {name: {TEMPLATES[key]: value for key, value in given.items()} for name, given in answers.items()}
         (self.state / "info.json").write_text(json.dumps(named))
 
-    def container(self, *, status: int = 0, waits: bool = False) -> None:
+    def container(self, *, status: int = 0, waits: bool = False, stopped: int = STOPPED) -> None:
         """Say how containers end."""
-        (self.state / "run.json").write_text(json.dumps({"status": status, "waits": waits}))
+        (self.state / "run.json").write_text(json.dumps({"status": status, "waits": waits, "stopped": stopped}))
+
+    def volumes_fail(self, says: str, *, made: bool) -> None:
+        """Let 'volume create' complain, and say whether the volume is there afterwards, made by somebody else."""
+        (self.state / "create.json").write_text(json.dumps({"says": says, "made": made}))
 
     def environment(self) -> dict[str, str]:
         return {"PATH": f"{self.state / 'bin'}:{os.environ['PATH']}", "HOME": str(self.home), "FAKE_ENGINE": str(self.state), "LC_ALL": "C.UTF-8"}
@@ -96,9 +102,9 @@ def follows(words: list[str], flag: str) -> list[str]:
     return [value for word, value in itertools.pairwise(words) if word == flag]
 
 
-def start(place: Place, script: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start a script as a terminal would, in a process group of its own, and wait for its container."""
-    place.container(waits=True)
+def start(place: Place, script: str, *words: str, stopped: int = STOPPED) -> subprocess.Popen[bytes]:
+    """Start a script as a terminal would, in a process group of its own, and wait for its container, which ends with ``stopped`` when it is stopped."""
+    place.container(waits=True, stopped=stopped)
     # As bytes and with a new session: what ends it must not end the tests.
     process = subprocess.Popen([DOCKER / script, *words], env=place.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     until(lambda: any((place.state / "containers").iterdir()))

@@ -8,7 +8,9 @@ It keeps its state in the folder ``$FAKE_ENGINE``, which a test may look into an
 ``images/NAME``     an image
 ``volumes/NAME``    a volume: its options as JSON
 ``containers/NAME`` a running container: the process that plays it, and its labels
-``run.json``        ``{"status": 0, "waits": false}``: how a container ends, and whether it waits to be stopped; ``"refuses": true`` starts none
+``run.json``        ``{"status": 0, "waits": false}``: how a container ends, and whether it waits to be stopped; ``"stopped": 0`` is how it ends
+                    then, and ``"refuses": true`` starts none
+``create.json``     ``{"says": "…", "made": true}``: where it is there, making a volume fails with these words, and whether it was made by somebody else
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STOPPED = 130
+STOPPED = 143
 NO_SUCH = 1
 _WATCHDOG_SECONDS = 60.0
 
@@ -60,7 +62,12 @@ def _image_inspect(state: Path, name: str, words: list[str]) -> int:
 
 def _volume_create(state: Path, name: str, words: list[str]) -> int:
     options = [word.partition("=") for flag, word in itertools.pairwise(words) if flag == "--opt"]
-    (state / "volumes" / words[-1]).write_text(json.dumps({key: value for key, _, value in options}))
+    failure = json.loads((state / "create.json").read_text()) if (state / "create.json").exists() else {"made": True}
+    if failure["made"]:
+        (state / "volumes" / words[-1]).write_text(json.dumps({key: value for key, _, value in options}))
+    if "says" in failure:
+        print(failure["says"], file=sys.stderr)
+        return NO_SUCH
     print(words[-1])
     return 0
 
@@ -79,7 +86,7 @@ def _run(state: Path, name: str, words: list[str]) -> int:
     container = state / "containers" / (_value(words, "--name") or "")
     if wanted.get("refuses"):
         return int(wanted["status"])
-    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(STOPPED))
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(wanted.get("stopped", STOPPED)))
     labels = [value for flag, value in itertools.pairwise(words) if flag == "--label"]
     container.write_text("\n".join([str(os.getpid()), *labels]))
     print("the container's output", flush=True)

@@ -18,6 +18,7 @@ def make_folder(**changes: Any) -> Folder:
         "mount": Mount("/dev/shm", "tmpfs", ("rw", "nosuid", "nodev", "noexec"), "tmpfs"),
         "mode": 0o1777,
         "uid": 0,
+        "may_change_mode": True,
         "is_open": True,
         "room": Room("/dev/shm", 8 * GB, 9 * GB),
         "inodes": 1000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def _check_file(path: Path, values: Mapping[str, str], timeout: float, machine: 
         file = read_launch_file(path, values)
     except SpecError as error:
         text = str(error).removeprefix(f"launch file {path} ").removeprefix(f"{path}: ")
-        return [problem(Slug.LAUNCH_FILE, str(path), text, "nothing of it can be started", "mend the file: docs/howto/launch-files.md")]
+        do = "mend the file: docs/howto/launch-files.md" if os.path.exists(path) else "check the path; in a container it must be mounted"
+        return [problem(Slug.LAUNCH_FILE, str(path), text, "nothing of it can be started", do)]
     return check_launch(file, ask_programs(file, timeout), look_at_names(file), machine)
 
 

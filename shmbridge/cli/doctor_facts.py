@@ -52,6 +52,7 @@ class Folder:
         mount: The file system it lies in; None where the kernel does not tell.
         mode: Permission bits.
         uid: Its owner.
+        may_change_mode: Whether this process may change these bits.
         is_open: Whether this process may read and write in it.
         room: Bytes free and in all.
         inodes: How many more files there may be; None where there is no limit.
@@ -62,6 +63,7 @@ class Folder:
     mount: Mount | None
     mode: int
     uid: int
+    may_change_mode: bool
     is_open: bool
     room: Room
     inodes: int | None
@@ -172,8 +174,8 @@ def _look_at_folder() -> Folder:
     found, space = os.stat(SHM), os.statvfs(SHM)
     inodes = space.f_favail if space.f_files else None
     probes = {PROBES[0]: _try(_probe_memory), PROBES[1]: _try(_probe_semaphore), PROBES[2]: _try(_probe_listener)}
-    is_open = os.access(SHM, os.R_OK | os.W_OK | os.X_OK)
-    return Folder(shm_mount(), stat.S_IMODE(found.st_mode), found.st_uid, is_open, tmpfs_room(), inodes, _largest(), probes)
+    is_open, may_change_mode = os.access(SHM, os.R_OK | os.W_OK | os.X_OK), os.geteuid() in (0, found.st_uid)
+    return Folder(shm_mount(), stat.S_IMODE(found.st_mode), found.st_uid, may_change_mode, is_open, tmpfs_room(), inodes, _largest(), probes)
 
 
 def _largest() -> list[LargeFile]:

@@ -7,15 +7,17 @@ import stat
 from shmbridge.cli.doctor_facts import Folder, Machine
 from shmbridge.cli.doctor_findings import COMMAND, Finding, Level, Slug, ok, problem, warning
 from shmbridge.cli.wording import printable, size, user
+from shmbridge.memory.capacity import Room, how_to_grow
 from shmbridge.memory.mounts import MAKE_VOLUME, VOLUME, is_engines_own
 from shmbridge.memory.naming import SHM
-from shmbridge.memory.posix import HOW_TO_GROW
 
 _MiB = 1 << 20
 _LITTLE_ROOM = 64 * _MiB
 _LITTLE_FREE = 16 * _MiB
 _NO_ROOM = 64 * 1024
 """Not even a session of a few numbers fits."""
+_USUAL_BYTES = 512 * _MiB
+"""What the scripts and files in docker/ give."""
 _MOUNT = f"mount -t tmpfs -o size=1g,mode=1777 tmpfs {SHM}"
 _IN_CONTAINERS = f"""for two containers, a volume, mounted in both with -v {VOLUME}:{SHM}:
 {COMMAND}{MAKE_VOLUME}
@@ -74,11 +76,14 @@ def _check_identity(memory_id: str | None, folder: Folder) -> Finding:
 
 def _check_rights(folder: Folder) -> Finding:
     check, mode = f"rights of {SHM}", f"mode {folder.mode:04o}, owner {user(folder.uid)}"
+    is_mount = folder.mount is not None and folder.mount.point == SHM
     if not folder.is_open and not _is_read_only(folder):
         why = "everyone who takes part must make files there: mode 1777"
         do = f"chmod 1777 {SHM}, as its owner; for a volume, mode=1777 among its options"
         return problem(Slug.CLOSED_MEMORY, check, f"{mode}; closed to this user", why, do)
     if folder.mode & stat.S_IWOTH and not folder.mode & stat.S_ISVTX:
+        if is_mount and not folder.may_change_mode:
+            return ok(check, f"{mode}; without the sticky bit, as in every pod: users of these containers can remove each other's sockets")
         return warning(Slug.NOT_STICKY, check, mode, "without the sticky bit any user may remove another's socket", f"chmod 1777 {SHM}")
     return ok(check, mode)
 
@@ -96,8 +101,13 @@ def _check_room(folder: Folder, needs_are_known: bool) -> Finding:
             "What a launch file needs: shmbridge doctor FILE.yaml"
         )
         level = Level.PROBLEM if room.free < _NO_ROOM else Level.WARNING
-        return Finding(check, level, found, why, f"{HOW_TO_GROW}{say_largest(folder)}", Slug.SMALL_MEMORY)
+        return Finding(check, level, found, why, f"{how_to_grow(_enough(room))}{say_largest(folder)}", Slug.SMALL_MEMORY)
     return ok(check, found)
+
+
+def _enough(room: Room) -> int:
+    """Return a size for sessions that nobody knows yet."""
+    return max(_USUAL_BYTES, room.used + _USUAL_BYTES // 2)
 
 
 def _check_probes(folder: Folder) -> list[Finding]:

@@ -11,9 +11,8 @@ from shmbridge.cli.doctor_folder import say_largest
 from shmbridge.cli.flags import with_underscores
 from shmbridge.cli.launch_file import LaunchFile, flag_value
 from shmbridge.cli.wording import counted, size, user
-from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room
+from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room, how_to_grow, how_to_raise_limit
 from shmbridge.memory.naming import SHM
-from shmbridge.memory.posix import HOW_TO_GROW
 
 _BESIDE_OBSERVATIONS = 256 * 1024 + SEMAPHORE_BYTES
 """What a session takes for actions, texts of failures and semaphores; only very long chunks take more."""
@@ -128,14 +127,13 @@ def _undescribed(check: str, answer: Answer) -> Finding:
 def _check_room(check: str, needed: int, machine: Machine) -> list[Finding]:
     if machine.folder is None:
         return []  # said already
-    smaller = "use fewer environments or smaller cameras"
-    rooms: list[tuple[Slug, Room, str]] = [(Slug.SMALL_MEMORY, machine.folder.room, f"{HOW_TO_GROW}{say_largest(machine.folder)}")]
-    limit = f"raise the memory limit (--memory of docker and podman run), or {smaller}"
-    rooms += [] if machine.cgroup is None else [(Slug.MEMORY_LIMIT, machine.cgroup, limit)]
-    rooms.append((Slug.LITTLE_MEMORY, machine.memory, f"end what takes the memory, or {smaller}"))
+    folder, cgroup = machine.folder, machine.cgroup
+    rooms: list[tuple[Slug, Room, str]] = [(Slug.SMALL_MEMORY, folder.room, f"{how_to_grow(folder.room.used + needed)}{say_largest(folder)}")]
+    rooms += [] if cgroup is None else [(Slug.MEMORY_LIMIT, cgroup, how_to_raise_limit(cgroup.used + needed))]
+    rooms.append((Slug.LITTLE_MEMORY, machine.memory, "end what takes the memory, or use fewer environments or smaller cameras"))
     why = f"the sessions need {size(needed)} if the policies take all that is offered; more, where a policy looks back over several observations"
     findings = [
         problem(slug, check, f"{room.where} has {size(room.free)} free of {size(room.total)}", why, do) for slug, room, do in rooms if needed > room.free
     ]
     back = "a policy that looks back over several observations takes that many times as much"
-    return findings or [ok(check, f"its sessions need at most {size(needed)}; {SHM} has {size(machine.folder.room.free)} free ({back})")]
+    return findings or [ok(check, f"its sessions need at most {size(needed)}; {SHM} has {size(folder.room.free)} free ({back})")]

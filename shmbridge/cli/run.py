@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import stat
 import sys
+import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from shmbridge.cli.describing import describe, quiet_stdout
+from shmbridge.cli.recording import FILE as RECORDING
 from shmbridge.cli.recording import Recorder
-from shmbridge.cli.report import print_episodes, print_latency, print_rates, write_report
+from shmbridge.cli.report import EPISODES, REPORT, print_episodes, print_latency, print_rates, write_report
 from shmbridge.cli.run_flags import Plan, parse
-from shmbridge.cli.video import Film, check_video, open_film
+from shmbridge.cli.video import FOLDER as VIDEO_FOLDER
+from shmbridge.cli.video import Film, check_video, older, open_film
 from shmbridge.cli.watching import Watcher
 from shmbridge.cli.wording import counted
 from shmbridge.client import Client
@@ -37,6 +43,7 @@ def main(words: Sequence[str]) -> int:
     check_video(plan.args.video)
     if plan.args.output_dir is not None:
         make_folder(plan.args.output_dir)
+        _check_older(plan.args.output_dir, plan.args)
     with _environment(plan) as environment, _client(environment, plan) as client:
         try:
             return _run(environment, client, plan)
@@ -105,15 +112,44 @@ def _keep(result: RolloutResult, client: Client, plan: Plan, film: Film | None, 
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that ``--output_dir`` names, before anything that takes long.
+    """Make the folder that ``--output_dir`` names, and try to make a file there, before anything that takes long.
 
     Raises:
-        SpecError: It cannot be made.
+        SpecError: Either cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except PermissionError:
+        place = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+        raise SpecError(_not_ours(folder, place)) from None
     except OSError as error:
-        raise SpecError(f"--output_dir {folder} cannot be made: {error.strerror}") from None
+        raise SpecError(f"--output_dir {folder} cannot be made or written to: {error.strerror}") from None
+
+
+def _check_older(folder: Path, args: Namespace) -> None:
+    """Refuse a folder with files of an earlier run that this one is to replace and may not."""
+    is_filmed = args.video != "none"
+    written = [folder / REPORT, folder / EPISODES] + [folder / VIDEO_FOLDER] * is_filmed
+    removed = (older(folder / VIDEO_FOLDER) if is_filmed else []) + [folder / RECORDING] * args.record
+    closed = [path for path in written if os.path.exists(path) and not os.access(path, os.W_OK)]
+    closed += [path for path in removed if os.path.exists(path) and not _may_remove(path)]
+    if closed:
+        raise SpecError(_not_ours(folder, closed[0]))
+
+
+def _may_remove(path: Path) -> bool:
+    # That the folder is writable is known already.
+    parent = path.parent.stat()
+    return not parent.st_mode & stat.S_ISVTX or os.geteuid() in (0, parent.st_uid, path.lstat().st_uid)
+
+
+def _not_ours(folder: Path, place: Path) -> str:
+    found, uid = place.stat(), os.geteuid()
+    where = f"--output_dir {folder}" + (f": {place}" if place != folder else "")
+    as_owner = "run as its owner (--user for docker and podman run, RUN_UID for docker/compose.yaml)"
+    do = as_owner if found.st_uid != uid else f"chmod u+rwX {place}"
+    return f"{where} belongs to uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}; this process is uid {uid}: give another folder, or {do}"
 
 
 @contextlib.contextmanager

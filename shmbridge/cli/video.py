@@ -165,6 +165,9 @@ def open_film(
         observation: What the policy sees; nothing else is rendered.
         num_episodes: How many count; None for all.
         wants_cameras: Whether cameras were asked for, if videos were not.
+
+    Raises:
+        SpecError: An earlier run's videos cannot be removed.
     """
     if folder is None or which == "none":
         return None
@@ -202,8 +205,19 @@ def find_ffmpeg() -> str | None:
         return None
 
 
+def older(folder: Path) -> list[Path]:
+    """Return the videos that an earlier run left in the folder."""
+    return [path for path in folder.glob("*.mp4") if _OURS.fullmatch(path.name)]
+
+
 def remove_older(folder: Path) -> None:
-    """Remove the videos that an earlier run left: their names would stand beside this run's."""
-    for path in folder.glob("*.mp4"):
-        if _OURS.fullmatch(path.name):
-            path.unlink()
+    """Remove the videos that an earlier run left: their names would stand beside this run's.
+
+    Raises:
+        SpecError: One cannot be removed.
+    """
+    for path in older(folder):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SpecError(f"{path} is of an earlier run and cannot be removed: {error.strerror}; give another --output_dir, or --video none") from None

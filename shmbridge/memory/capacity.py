@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 from shmbridge.errors import SharedMemoryFullError
 from shmbridge.memory.naming import SHM
-from shmbridge.memory.posix import HOW_TO_GROW
 
 SEMAPHORE_BYTES = 4 * 4096
 """Four semaphores, a page each."""
+_STEP_MIB = 64
+"""Sizes that people are told are multiples of this."""
+_PAGES_PER_MIB = (1 << 20) // 4096
+_OR_LESS = "or use fewer environments or smaller cameras"
 
 
 class Room(NamedTuple):
@@ -20,6 +23,11 @@ class Room(NamedTuple):
     where: str
     free: int
     total: int
+
+    @property
+    def used(self) -> int:
+        """Bytes that are taken."""
+        return self.total - self.free
 
 
 def tmpfs_room(path: str = SHM) -> Room:
@@ -59,14 +67,37 @@ def check_room(needed: int, purpose: str) -> None:
             raise SharedMemoryFullError(_too_little(needed, purpose, room), needed=needed, free=room.free)
 
 
+def how_to_grow(total: int) -> str:
+    """Return what makes /dev/shm large enough for ``total`` bytes, those included that are taken already."""
+    size = _round_up(total)
+    pages = size * _PAGES_PER_MIB
+    return (
+        f"give it at least {size} MiB: --shm-size={size}m for docker and podman run, shm_size: {size}m in a compose file; a shared volume made anew with "
+        f"nr_blocks={pages} (--shm NAME:{size} of docker/run_policy_host.sh, SHM_PAGES={pages} of docker/compose.yaml); sizeLimit: {size}Mi in a pod; "
+        f"{_OR_LESS}"
+    )
+
+
+def how_to_raise_limit(total: int) -> str:
+    """Return what makes a memory limit large enough for ``total`` bytes, those included that are taken already."""
+    size = _round_up(total)
+    return (
+        f"raise the memory limit to at least {size} MiB (--memory={size}m for docker and podman run, mem_limit: {size}m in a compose file, "
+        f"resources.limits.memory: {size}Mi in a pod), {_OR_LESS}"
+    )
+
+
+def _round_up(size: int) -> int:
+    return -(-size // (_STEP_MIB << 20)) * _STEP_MIB
+
+
 def megabytes(size: int) -> str:
     """Return a size as people read it: ``18.4 MB``, or kB below one."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def _too_little(needed: int, purpose: str, room: Room) -> str:
-    raise_limit = "raise the memory limit (--memory for docker and podman run), or use fewer environments or smaller cameras"
-    remedy = HOW_TO_GROW if room.where == SHM else raise_limit
+    remedy = (how_to_grow if room.where == SHM else how_to_raise_limit)(room.used + needed)
     has = f"{room.where} has {megabytes(room.free)} free of {megabytes(room.total)}"
     return f"this session needs {megabytes(needed)} of shared memory ({purpose}), but {has}; {remedy}"
 

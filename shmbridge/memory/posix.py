@@ -153,9 +153,10 @@ def unlink_semaphore(name: str) -> None:
 
 
 HOW_TO_GROW = (
-    "give the container more (--shm-size=512m for docker and podman run, shm_size in a compose file, the size of the shared tmpfs volume), "
+    "give the container more (--shm-size for docker and podman run, shm_size in a compose file, the size of the shared tmpfs volume), "
     "or use fewer environments or smaller cameras"
 )
+"""Without a number: what ran out while it was being taken says no sum. Where the sum is known, it is in the flag (capacity.py)."""
 
 
 def create_anonymous(size: int) -> tuple[int, int]:

@@ -14,7 +14,12 @@ SMALL = ("--num_envs", "36", "--camera_bytes", "307200")
 
 def test_large_observation_in_the_engines_usual_64_mb_is_refused_with_the_sum_and_the_flag(boxes: Boxes) -> None:
     host = boxes.ready_host(options=("--ipc=shareable", "--shm-size=64m"))
-    _check_refused_and_alive(boxes, host, options=(f"--ipc=container:{host.name}",), named=("/dev/shm has", "--shm-size", "shm_size"))
+    _check_refused_and_alive(
+        boxes,
+        host,
+        options=(f"--ipc=container:{host.name}",),
+        named=("/dev/shm has", "--shm-size=128m", "shm_size: 128m", "nr_blocks=32768", "sizeLimit: 128Mi"),
+    )
 
 
 def test_memory_limit_below_the_need_is_refused_and_nothing_is_killed(boxes: Boxes) -> None:

@@ -105,6 +105,25 @@ def test_what_a_foreign_python_has_is_kept_and_a_part_that_fails_fails_nothing(p
     assert "warning: pip check says now: other 1.0 requires numpy<1" in finished.stderr
 
 
+PIPS_OWN_LAST_WORDS = ["error: metadata-generation-failed", "× Encountered error while generating package metadata.", "hint: See above for details."]
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (["  |   ModuleNotFoundError: No module named 'torch'", "      [end of output]", *PIPS_OWN_LAST_WORDS], "ModuleNotFoundError: No module named 'torch'"),
+        (["OSError: first", "      RuntimeError: then", *PIPS_OWN_LAST_WORDS], "RuntimeError: then"),
+        (["ERROR: no such version", "hint: none"], "ERROR: no such version"),
+        (["it went wrong", "in some way"], "in some way"),
+    ],
+)
+def test_a_part_that_is_left_out_is_told_of_by_the_line_that_says_most(tmp_path: Path, log: list[str], reason: str) -> None:
+    (tmp_path / "log").write_text("\n".join([*log, ""]))
+    program(tmp_path / "bin" / "apt-get", f"cat {tmp_path}/log; exit 1")
+    finished = install("--only", "libraries", "--group", "base", "--with", "egl", path=tmp_path / "bin")
+    assert finished.stderr.splitlines()[-1] == f"install.sh: left out: egl ({reason})"
+
+
 def test_a_wheel_is_installed_with_the_extras_of_its_group(python: Path, tmp_path: Path) -> None:
     wheel = tmp_path / "shmbridge-1-py3-none-any.whl"
     wheel.touch()

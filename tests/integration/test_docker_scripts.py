@@ -193,6 +193,19 @@ def test_the_volume_is_made_once_and_is_a_tmpfs(place: Place) -> None:
     assert create[3:] == ["--driver", "local", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", f"o=nr_blocks={pages},mode=1777", "shmbridge-shm"]
 
 
+def test_a_volume_that_another_script_makes_at_the_same_moment_is_taken_without_a_word(place: Place) -> None:
+    place.volumes_fail("Error: volume with name shmbridge-shm already exists", made=True)
+    assert place.script(HOST).stderr == ""
+
+
+def test_a_volume_that_cannot_be_made_is_an_error_with_the_engines_words(place: Place) -> None:
+    place.volumes_fail("Error: no space left", made=False)
+    failed = place.script(HOST, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr == "run_policy_host.sh: cannot make the volume shmbridge-shm: Error: no space left\n"
+    assert not place.calls("run")
+
+
 def test_a_volume_on_disk_is_refused(place: Place) -> None:
     (place.state / "volumes" / "shmbridge-shm").write_text("{}")
     failed = place.script(HOST, check=False)
@@ -212,18 +225,32 @@ def test_another_size_than_the_volume_has_is_refused_only_where_it_was_asked_for
 # The end.
 
 
-def test_the_script_ends_with_the_containers_status_and_its_output(place: Place) -> None:
-    place.container(status=7)
+@pytest.mark.parametrize("status", [7, 130, 137, 143])
+def test_the_script_ends_with_the_containers_status_and_its_output(place: Place, status: int) -> None:
+    place.container(status=status)
     finished = place.script(SIM, check=False)
-    assert finished.returncode == 7
+    assert finished.returncode == status
     assert finished.stdout == "the container's output\n" and finished.stderr == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_the_container_and_the_script_ends_with_its_status(place: Place, number: signal.Signals) -> None:
-    with start(place, HOST) as process:
+@pytest.mark.parametrize(
+    ("number", "container", "script"),
+    [
+        (signal.SIGINT, 143, 130),
+        (signal.SIGTERM, 143, 143),
+        (signal.SIGHUP, 143, 129),
+        (signal.SIGTERM, 137, 143),
+        (signal.SIGTERM, 130, 143),
+        (signal.SIGINT, 0, 0),
+        (signal.SIGTERM, 1, 1),
+    ],
+)
+def test_a_signal_stops_the_container_and_the_script_ends_with_its_own_status_unless_the_container_has_another_to_tell(
+    place: Place, number: signal.Signals, container: int, script: int
+) -> None:
+    with start(place, HOST, stopped=container) as process:
         process.send_signal(number)
-        assert process.wait(WATCHDOG_SECONDS) == 130
+        assert process.wait(WATCHDOG_SECONDS) == script
     assert not list((place.state / "containers").iterdir())
     assert follows(place.run_words(), "--name")[0] == place.calls("stop")[0][-1]
 
@@ -235,10 +262,12 @@ def test_ctrl_c_goes_to_the_whole_group_and_stops_the_container_once(place: Plac
     assert not list((place.state / "containers").iterdir())
 
 
-def test_a_killed_script_leaves_no_container(place: Place) -> None:
+@pytest.mark.parametrize("asked", [True, False], ids=["its parent asks how it ended", "it stays a zombie"])
+def test_a_killed_script_leaves_no_container(place: Place, asked: bool) -> None:
     with start(place, HOST) as process:
         process.kill()
-        process.wait(WATCHDOG_SECONDS)
+        if asked:
+            process.wait(WATCHDOG_SECONDS)
         until(lambda: not list((place.state / "containers").iterdir()))
         until(lambda: bool(place.calls("rm")))
 
@@ -250,4 +279,26 @@ def test_a_second_script_with_the_name_of_another_ones_container_leaves_that_alo
         assert place.calls("stop") == place.calls("rm") == []
         assert first.poll() is None and (place.state / "containers" / "one").exists()
         first.send_signal(signal.SIGTERM)
-        assert first.wait(WATCHDOG_SECONDS) == 130
+        assert first.wait(WATCHDOG_SECONDS) == 143
+
+
+def test_nothing_stays_running_when_a_script_has_ended(place: Place) -> None:
+    place.script(HOST)
+    until(lambda: not marked_processes(place))
+    with start(place, HOST) as process:
+        assert marked_processes(place)
+        process.send_signal(signal.SIGTERM)
+    until(lambda: not marked_processes(place))
+
+
+def marked_processes(place: Place) -> list[Path]:
+    """Return the processes that were started with a place's environment."""
+    mark = f"FAKE_ENGINE={place.state}".encode()
+    return [path for path in Path("/proc").glob("[0-9]*") if mark in environment_of(path)]
+
+
+def environment_of(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:  # it ended meanwhile, or is somebody else's
+        return b""

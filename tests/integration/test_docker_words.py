@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from docker_scripts import BUILD, DEMO, DOCKER, HOST, KEPT, ROOT, SIM, Place, in_shell, make_place
+from docker_scripts import BUILD, DEMO, DOCKER, HOST, KEPT, ROOT, SIM, Place, follows, in_shell, make_place
 
 from shmbridge.cli.run_flags import environment_place, parse, switches
 from shmbridge.errors import ShmbridgeError
@@ -109,6 +109,23 @@ def test_wrong_words_are_told_and_nothing_starts(place: Place, script: str, word
     assert not place.calls("run") and not place.calls("build")
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "says"),
+    [
+        (HOST, ["--user", "bob"], "--user bob: expected numbers, UID:GID or UID"),
+        (SIM, ["--user", "1000:users"], "--user 1000:users: expected numbers"),
+        (HOST, ["--shm_group", "2000x"], "--shm_group 2000x: expected the number of a group"),
+        (SIM, ["--shm-group=staff", "metaworld"], "--shm_group staff: expected the number of a group"),
+    ],
+)
+def test_users_and_groups_must_be_numbers_and_no_engine_is_asked_otherwise(place: Place, script: str, words: list[str], says: str) -> None:
+    failed = place.script(script, *words, check=False)
+    assert failed.returncode == 2 and says in failed.stderr
+    assert not place.calls()
+    place.script(HOST, "--user", "1000", "--shm_group", "2000")
+    assert follows(place.run_words(), "--user") == ["1000"]
+
+
 @pytest.mark.parametrize("script", [HOST, SIM, BUILD])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_says_everything_and_starts_nothing(place: Place, script: str, flag: str) -> None:
@@ -117,8 +134,9 @@ def test_help_says_everything_and_starts_nothing(place: Place, script: str, flag
     assert not place.calls()
 
 
-def test_verbose_shows_the_engines_command(place: Place) -> None:
-    said = place.script(SIM, "-v", "--name", "a b").stderr
+@pytest.mark.parametrize("flag", ["-v", "--verbose"])
+def test_verbose_shows_the_engines_command(place: Place, flag: str) -> None:
+    said = place.script(SIM, flag, "--name", "a b").stderr
     assert "run_sim.sh: docker volume create" in said
     assert "run_sim.sh: docker run --rm" in said and r"--name a\ b" in said
 

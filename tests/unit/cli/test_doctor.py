@@ -73,6 +73,8 @@ def test_a_launch_file_that_cannot_be_read_is_a_problem_beside_the_others(machin
     out = capsys.readouterr().out
     assert "none.yaml: cannot be read:" in out and "No such file or directory" in " ".join(out.split()) and "Errno" not in out
     assert "broken.yaml" in out and "C library" in out
+    assert out.count("check the path; in a container it must be mounted") == 1
+    assert out.count("mend the file: docs/howto/launch-files.md") == 1
     assert out.splitlines()[-1] == "2 problems, no warnings"
 
 

@@ -25,8 +25,8 @@ FOLDERS = {
     "unknown": ({"mount": None}, Level.WARNING, Slug.UNKNOWN_MOUNT, "does not say", "findmnt"),
     "not sticky": ({"mode": 0o777}, Level.WARNING, Slug.NOT_STICKY, "mode 0777", "chmod 1777"),
     "closed to us": ({"mode": 0o755, "is_open": False}, Level.PROBLEM, Slug.CLOSED_MEMORY, "mode 0755, owner root (0); closed to this user", "chmod 1777"),
-    "as small as Docker's": ({"room": Room("", 60 * MB, 64 << 20)}, Level.WARNING, Slug.SMALL_MEMORY, "60.0 MB free of 67.1 MB", "--shm-size"),
-    "nearly full": ({"room": Room("", 10 * MB, 9 * GB)}, Level.WARNING, Slug.SMALL_MEMORY, "10.0 MB free of 9.0 GB", "--shm-size"),
+    "as small as Docker's": ({"room": Room("", 60 * MB, 64 << 20)}, Level.WARNING, Slug.SMALL_MEMORY, "60.0 MB free of 67.1 MB", "--shm-size=512m"),
+    "nearly full": ({"room": Room("", 10 * MB, 9 * GB)}, Level.WARNING, Slug.SMALL_MEMORY, "10.0 MB free of 9.0 GB", "--shm-size=8832m"),
     "full": ({"room": Room("", 0, 9 * GB)}, Level.PROBLEM, Slug.SMALL_MEMORY, "0 B free of 9.0 GB", "--shm-size"),
     "without inodes": ({"inodes": 0}, Level.PROBLEM, Slug.NO_FILES, "not one more file", "nr_inodes"),
     "without O_TMPFILE": (
@@ -54,6 +54,17 @@ def test_no_limit_on_files_is_as_it_should_be():
 
 def test_a_folder_of_one_user_alone_need_not_be_sticky():
     assert bad(make_machine(make_folder(mode=0o700, uid=1000))) == []
+
+
+def test_a_mount_that_is_not_sticky_is_told_of_but_right_where_this_user_cannot_change_that():
+    (finding,) = [one for one in check_machine(make_machine(make_folder(mode=0o2777, may_change_mode=False))) if one.check == "rights of /dev/shm"]
+    assert (finding.level, finding.slug) == (Level.OK, None)
+    assert "mode 2777" in finding.found and "users of these containers can remove each other's sockets" in finding.found
+
+
+def test_a_folder_that_is_not_sticky_and_no_mount_of_its_own_stays_a_warning():
+    (finding,) = bad(make_machine(make_folder(mode=0o777, may_change_mode=False, mount=Mount("/dev", "tmpfs", ("rw",)))))
+    assert (finding.level, finding.slug) == (Level.WARNING, Slug.NOT_STICKY)
 
 
 def test_what_fails_in_a_folder_is_told_together_with_what_works():

@@ -93,6 +93,7 @@ def test_what_all_sessions_need_together_is_compared_with_all_there_is():
         "the machine has 50.0 MB free of 1.0 GB",
     ]
     assert all(finding.why.startswith("the sessions need 80.6 MB") for finding in problems)
+    assert [word in finding.do for finding, word in zip(problems, ("--shm-size=128m", "--memory=1024m", "smaller cameras"), strict=True)] == [True] * 3
     assert ["--shm-size" in finding.do for finding in problems] == [True, False, False]
 
 

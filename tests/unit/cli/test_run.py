@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_python
 
 from shmbridge.cli import video
 from shmbridge.cli.run import main
@@ -61,6 +64,20 @@ class Settings:
 class SwitchedPolicy(shmbridge.testing.MarkingPolicy):
     config_type = Settings
 """
+
+AS_ANOTHER_USER = """
+import importlib, os, sys
+for name in ("shmbridge.cli.run", "shmbridge.testing", "shmbridge.cli.report", "psutil", "yaml", "tempfile"):
+    importlib.import_module(name)
+import numpy.random
+from shmbridge.errors import SpecError
+os.setgid(12345); os.setuid(12345)
+try:
+    print("status", sys.modules["shmbridge.cli.run"].main(sys.argv[1:]))
+except SpecError as error:
+    print(error)
+"""
+"""Everything is imported before: that user may not be able to read it."""
 
 
 @pytest.fixture
@@ -168,6 +185,82 @@ def test_output_folder_that_cannot_be_made_is_refused_before_the_run(toy, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(SpecError, match="--output_dir"):
         main([*POLICY, *STEPS, "--output_dir", str(tmp_path / "file" / "below"), toy])
+
+
+@pytest.fixture
+def readable():
+    """A folder that other users can look into, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "toy.py").write_text(
+            f"{ENVIRONMENT}\n    def __init__(self, *args, **options):\n        print('built')\n        super().__init__(*args, **options)\n"
+        )
+        yield folder
+
+
+def run_as_another_user(folder, output, *flags):
+    return run_python(AS_ANOTHER_USER, *POLICY, "--num_episodes", "1", "--output_dir", str(output), *flags, f"{folder / 'toy.py'}:ToyEnvironment")
+
+
+THEIRS = "belongs to uid 0, mode {}; this process is uid 12345: give another folder, or run as its owner (--user for docker and podman run, RUN_UID for "
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("below", [".", "new/newer"])
+def test_output_folder_of_another_user_is_refused_before_anything_is_built(readable, below):
+    told = run_as_another_user(readable, readable / below)
+    assert told.startswith(f"--output_dir {readable / below}") and f"{readable} {THEIRS.format('0755')}" in told
+    assert "built" not in told
+
+
+def make_older(folder, name, mode):
+    folder.chmod(mode)
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    return path
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    ("name", "mode", "flags"),
+    [
+        ("report.json", 0o777, ()),
+        ("episodes.csv", 0o777, ()),
+        ("videos/episode_0000_success.mp4", 0o777, ()),
+        ("recording.npz", 0o1777, ("--record",)),
+    ],
+)
+def test_older_files_of_another_user_are_refused_before_anything_is_built(readable, name, mode, flags):
+    make_older(readable, name, mode)
+    told = run_as_another_user(readable, readable, *flags)
+    refused = readable / ("videos" if "/" in name else name)
+    assert told.startswith(f"--output_dir {readable}: {refused} belongs to uid 0, mode 0")
+    assert "built" not in told
+
+
+@pytest.mark.needs_root
+def test_older_video_of_another_user_is_refused_where_only_its_owner_may_remove_it(readable):
+    path = make_older(readable, "videos/episode_0000_success.mp4", 0o777)
+    path.parent.chmod(0o1777)
+    assert run_as_another_user(readable, readable).startswith(f"--output_dir {readable}: {path} belongs to uid 0, mode 0644")
+
+
+@pytest.mark.needs_root
+def test_older_files_of_another_user_that_the_run_leaves_alone_are_none_of_its_business(readable):
+    make_older(readable, "videos/episode_0000_success.mp4", 0o777)
+    make_older(readable, "recording.npz", 0o1777)
+    told = run_as_another_user(readable, readable, "--video", "none")
+    assert "built" in told and told.endswith("status 0\n")
+
+
+@pytest.mark.needs_root
+def test_output_folder_on_what_is_mounted_read_only_says_so(readable):
+    make = "import sys\nfrom pathlib import Path\nfrom shmbridge.cli.run import make_folder\ntry:\n    make_folder(Path(sys.argv[1]))\n"
+    mount = f'mount -t tmpfs -o ro tmpfs "{readable}" && exec "$@"'
+    told = run_python(f"{make}except Exception as error:\n    print(error)", readable, prefix=("unshare", "--mount", "sh", "-c", mount, "sh"))
+    assert told == f"--output_dir {readable} cannot be made or written to: Read-only file system\n"
 
 
 def test_description_is_printed_without_a_policy(toy, capsys):

@@ -224,6 +224,13 @@ def test_videos_of_an_earlier_run_are_removed_and_nothing_else(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["episode_0001_success.txt", "episode_1.mp4", "mine.mp4"]
 
 
+def test_video_of_an_earlier_run_that_cannot_be_removed_is_refused_with_its_name(tmp_path):
+    stuck = tmp_path / video.FOLDER / "episode_0000_success.mp4"
+    stuck.mkdir(parents=True)
+    with pytest.raises(SpecError, match=r"episode_0000_success\.mp4.*--video none"):
+        open_film(None, tmp_path, [STATE], 1)
+
+
 @needs_ffmpeg
 @pytest.mark.parametrize(("rows", "columns", "size"), [(32, 48, "48x32"), (31, 47, "48x32"), (480, 640, "320x240"), (242, 322, "162x122")])
 def test_real_file_has_every_frame_in_even_size(tmp_path, rows, columns, size):

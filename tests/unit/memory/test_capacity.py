@@ -8,7 +8,7 @@ import pytest
 
 from shmbridge.errors import SharedMemoryFullError
 from shmbridge.memory import capacity
-from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room, cgroup_cores, cgroup_room, check_room, megabytes, tmpfs_room
+from shmbridge.memory.capacity import SEMAPHORE_BYTES, Room, cgroup_cores, cgroup_room, check_room, how_to_grow, how_to_raise_limit, megabytes, tmpfs_room
 
 MB = 1_000_000
 
@@ -126,7 +126,7 @@ def test_too_full_a_tmpfs_is_refused_with_the_sum_and_the_flag(rooms: dict[str, 
     assert (refusal.value.needed, refusal.value.free) == (64 * MB + 1, 64 * MB)
     assert "needs 64.0 MB of shared memory (10 environments: 2 slots of 18.4 MB for observations)" in text
     assert "/dev/shm has 64.0 MB free of 64.0 MB" in text
-    assert "--shm-size" in text
+    assert "--shm-size=64m" in text
 
 
 def test_too_tight_a_control_group_is_refused_with_another_flag(rooms: dict[str, Room | None]) -> None:
@@ -134,9 +134,24 @@ def test_too_tight_a_control_group_is_refused_with_another_flag(rooms: dict[str,
     with pytest.raises(SharedMemoryFullError) as refusal:
         check_room(2 * MB, "much")
     assert "the memory control group has 1.0 MB free of 50.0 MB" in str(refusal.value)
-    assert "--memory" in str(refusal.value)
+    assert "raise the memory limit to at least 64 MiB (--memory=64m" in str(refusal.value)
     assert "--shm-size" not in str(refusal.value)
     assert refusal.value.free == MB
+
+
+def test_what_is_taken_already_counts_in_the_flag(rooms: dict[str, Room | None]) -> None:
+    rooms["tmpfs"] = Room("/dev/shm", 10 << 20, 512 << 20)
+    with pytest.raises(SharedMemoryFullError, match=r"--shm-size=768m .*nr_blocks=196608 .*--shm NAME:768 .*SHM_PAGES=196608 .*sizeLimit: 768Mi"):
+        check_room(250 << 20, "much")
+
+
+@pytest.mark.parametrize(("total", "size"), [(1, 64), (64 << 20, 64), ((64 << 20) + 1, 128), (67_300_000, 128), (1_244_300_000, 1216)])
+def test_sizes_told_are_the_next_64_mib_and_what_they_name_is_enough(total: int, size: int) -> None:
+    told, limit = how_to_grow(total), how_to_raise_limit(total)
+    assert size << 20 >= total
+    assert f"--shm-size={size}m for docker" in told and f"shm_size: {size}m in a compose file" in told
+    assert f"nr_blocks={size * 256} (--shm NAME:{size} of" in told
+    assert f"--memory={size}m for docker" in limit and f"resources.limits.memory: {size}Mi" in limit
 
 
 def test_sizes_read_as_people_write_them() -> None:
