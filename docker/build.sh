@@ -18,7 +18,7 @@ Builds the image shmbridge-policy or shmbridge-simulator from docker/SIDE.Docker
 
 Examples:
   build.sh policy
-  build.sh simulator --image sim:test -- --no-cache --build-arg BASE=python:3.12-slim
+  build.sh simulator --image sim:test -- --no-cache --build-arg BASE=docker.io/library/python:3.12-slim
 END
 }
 

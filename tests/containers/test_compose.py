@@ -6,8 +6,9 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from engine import ROOT, Engine, run
@@ -22,6 +23,15 @@ TELL_NAMESPACES = f"import os; print(*(os.readlink(f'/proc/self/ns/{{kind}}') fo
 TELL_MEMORY = "import os; print(os.stat('/dev/shm').st_dev, open('/dev/shm/note').read())"
 TELL_RIGHTS = "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith(('Uid', 'CapBnd', 'CapEff', 'NoNewPrivs'))))"
 WRITE_ROOT = "open('/opt/note', 'w')"
+RUN_IN_TMP = "import os, subprocess; open('/tmp/x', 'w').write('#!/bin/sh\\n'); os.chmod('/tmp/x', 0o700); subprocess.run('/tmp/x', check=True)"
+TELL_RINGS = """
+import json, pathlib
+lines = [line.split() for maps in pathlib.Path("/proc").glob("[0-9]*/maps") for line in maps.read_text().splitlines() if "/dev/shm/#" in line]
+bounds = [[int(bound, 16) for bound in line[0].split("-")] for line in lines]
+print(json.dumps({" ".join(line[3:5]): [end - begin, line[1]] for line, (begin, end) in zip(lines, bounds)}))
+"""
+"""Prints the memory without a name that any process of a container has mapped: by device and inode, its size and the rights."""
+CAMERA_BYTES = 480 * 640 * 3
 _UP_SECONDS = 240.0
 
 
@@ -78,9 +88,31 @@ def overlay(name: str) -> Path:
     return FILE.with_name(f"compose.{name}.yaml")
 
 
-def test_the_demo_succeeds_between_two_services_and_down_leaves_nothing(project: Project) -> None:
-    status, said = project.evaluate()
+def rings(project: Project, side: str) -> dict[str, list[Any]]:
+    """The rings of a running session as one side has them; empty before and after."""
+    asked = project.python(side, TELL_RINGS, check=False)
+    return json.loads(asked.stdout) if asked.returncode == 0 else {}
+
+
+def until_rings(project: Project, running: Future[tuple[int, str]]) -> list[dict[str, list[Any]]]:
+    """Wait until both sides have mapped rings while ``running`` goes on; return the policy's and the simulator's."""
+    found: list[dict[str, list[Any]]] = [{}, {}]
+    while not (len(found[0]) == len(found[1]) == 2):
+        assert not running.done(), f"the last rings seen were {found}; {running.result()}"
+        found = [rings(project, side) for side in ("policy", "simulator")]
+    return found
+
+
+def test_the_demo_succeeds_between_two_services_in_the_very_same_memory_and_down_leaves_nothing(project: Project) -> None:
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(project.evaluate)
+        there, here = until_rings(project, running)
+        status, said = running.result()
     assert status == 0 and SUCCESS in said, said
+    assert there.keys() == here.keys(), "they have not the same memory"
+    camera, answers = sorted(there, key=lambda ring: there[ring][0], reverse=True)
+    assert here[camera][0] > 2 * CAMERA_BYTES and (here[camera][1], there[camera][1]) == ("rw-s", "r--s"), "the policy reads what the camera wrote"
+    assert (here[answers][1], there[answers][1]) == ("r--s", "rw-s"), "and the simulator what the policy answered"
     project.down()
     assert project.left() == []
 
@@ -109,6 +141,7 @@ def test_both_have_namespaces_of_their_own_and_no_rights_but_the_same_memory_whi
     for side in ("policy", "simulator"):
         assert project.python(side, TELL_RIGHTS).stdout.split() == ["1000", "0000000000000000", "0000000000000000", "1"]
         assert "Read-only file system" in project.python(side, WRITE_ROOT, check=False).stderr
+        project.python(side, RUN_IN_TMP)
     project.python("policy", "open('/dev/shm/note', 'w').write('kept')")
     seen = project.python("simulator", TELL_MEMORY).stdout
     assert seen.split()[1] == "kept"

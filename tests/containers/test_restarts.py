@@ -1,6 +1,6 @@
 """Either container goes, killed or stopped, in any order: what is started again is served again, and no bytes are left.
 
-``SHMBRIDGE_RESTART_ROUNDS=20`` makes it twenty rounds, ``SHMBRIDGE_RESTART_SEED`` other ones.
+Twenty rounds; ``SHMBRIDGE_RESTART_ROUNDS`` makes it more or fewer, ``SHMBRIDGE_RESTART_SEED`` other ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from boxes import FILES, WATCHDOG_SECONDS, Box, Boxes
 from engine import Engine
 
-ROUNDS = int(os.environ.get("SHMBRIDGE_RESTART_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("SHMBRIDGE_RESTART_ROUNDS", "20"))
 SEED = int(os.environ.get("SHMBRIDGE_RESTART_SEED", "7"))
 WAYS = {"killed": ("kill", "--signal", "KILL"), "stopped": ("stop", "-t", "5"), "restarted": ("restart", "-t", "5")}
 ORDERS = (("host",), ("client",), ("host", "client"), ("client", "host"))
@@ -64,6 +64,25 @@ def test_crashed_host_is_started_again_by_the_engine_and_serves_the_client_that_
     answered = boxes.client("crash").ended()
     assert (answered["event"], answered["status"], answered["born"]) == ("answered", 0, _births(host)[1]), answered
     host.until_nothing_but(FILES)
+
+
+@pytest.mark.parametrize(("way", "why"), [("restarted", "this /dev/shm has no hosts at all"), ("killed", "its host is dead")], ids=["restarted", "killed"])
+def test_client_that_joined_the_hosts_ipc_namespace_finds_a_new_host_only_when_it_is_restarted_too(boxes: Boxes, way: str, why: str) -> None:
+    """What docker/compose.ipc.yaml sets up, by hand: no volume, but the memory of the host's container, which ends with it."""
+    host = boxes.ready_host(options=("--ipc=shareable", "--shm-size=64m"))
+    client = boxes.client("play", "--start_timeout", "3", options=(f"--ipc=container:{host.name}",))
+    pair = Pair(host, client, watcher=host)
+    _until_played(pair, births=1, since=0)
+    host.call(*WAYS[way])
+    if way == "killed":
+        host.wait()
+        host.call("start")
+    host.until_said("is ready", 2)
+    lost = client.ended()
+    assert (lost["event"], lost["type"], lost["status"]) == ("error", "HostNotFoundError", 1) and why in lost["text"], lost
+    told = len(client.events)
+    client.call("start")
+    _until_played(pair, births=2, since=told)
 
 
 def _round(number: int, pair: Pair, ends: dict[str, str], order: Sequence[str]) -> None:
