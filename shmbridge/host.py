@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,6 +22,8 @@ from shmbridge.transport.listener import LocalListener
 
 GRACE_SECONDS = 0.8
 """How long a policy may go on inferring once the host is told to stop: with the rest of the way out, under a second."""
+
+_LOOK_SECONDS = 0.05
 
 
 class PolicyHost:
@@ -99,7 +103,10 @@ class PolicyHost:
         Raises:
             ShmbridgeError: The policy could not be loaded, or the worker broke; the traceback is in the text.
         """
-        stopped = self._stopped.wait(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        # Not Event.wait: an exception of a signal handler in the middle of its Python code leaves a lock half-released, and becomes a RuntimeError.
+        while not (stopped := self._stopped.is_set()) and (left := end - time.monotonic()) > 0:
+            time.sleep(min(_LOOK_SECONDS, left))
         failure = self._worker.failure or (self._control.failure if self._control else None)
         if failure is not None:
             raise failure
