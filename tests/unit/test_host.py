@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import signal
 import socket
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -470,23 +469,3 @@ def test_what_a_policy_keeps_for_a_client_goes_with_it_without_waiting_for_a_gar
             eventually(lambda: all(state() is None for state in policy.states[-3:]), "the end of what the policy kept")
         finally:
             gc.enable()
-
-
-@pytest.mark.parametrize("timeout", [0.0, 1e-5])
-def test_what_a_signal_handler_raises_comes_out_of_a_wait_as_it_is(unique_name: str, timeout: float) -> None:
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before, raised = signal.signal(signal.SIGALRM, interrupt), []
-    try:
-        with shmbridge.serve(Affine(), f"shm://{unique_name}") as host:
-            for turn in range(1000):
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 2e-5 + turn * 3e-7)
-                    while not host.wait(timeout):
-                        pass
-                except BaseException as error:
-                    raised.append(type(error))
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert raised == [KeyboardInterrupt] * 1000
